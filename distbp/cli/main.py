@@ -1,0 +1,250 @@
+"""``distbp train``, ``evaluate``, ``predict``, ``bench``."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from distbp import __version__
+from distbp.cli.output import Output
+from distbp.cli.progress import ProgressDisplay
+from distbp.cli.recipe_file import read_recipe
+from distbp.data import Dataset, load
+from distbp.data.sources import read_npy
+from distbp.engine import DEADLINE_S, ENGINES, connect
+from distbp.engine.mpi import is_launched, launch
+from distbp.errors import DistbpError, InputError
+from distbp.train import Group, Model, Outcome, Recipe, Run
+from distbp.train.benchmark import benchmark
+from distbp.train.files import write_bytes
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Engine = Annotated[
+    str, typer.Option(help=f"One of: {', '.join(ENGINES)}. auto: mpi with several workers or under mpirun.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; outside mpirun, mpirun is started.")]
+Machines = Annotated[str | None, typer.Option(help="For tests: treat the ranks as on several machines, as in 3+1.")]
+Deadline = Annotated[float, typer.Option(min=0.001, help="Seconds to wait for another worker.")]
+Folder = Annotated[Path, typer.Argument(help="The folder of a run, or a model file.")]
+Data = Annotated[str, typer.Argument(help="digits, a folder of IDX or .npy files, an .npz file.")]
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """Data-parallel training of feed-forward networks on CPUs: the same bits on any number of workers."""
+    if show:
+        print(f"distbp {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    recipe_file: Annotated[Path | None, typer.Argument(metavar="[RECIPE.yaml]", help="By default: digits.")] = None,
+    engine: Engine = "auto",
+    workers: Workers = None,
+    shards: Annotated[int | None, typer.Option(min=1, help="Logical workers; by default those of the recipe.")] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="Change a key of the recipe: key=value.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for model and metrics; by default runs/NAME-NUMBER.")] = None,
+    machines: Machines = None,
+    deadline: Deadline = DEADLINE_S,
+) -> None:
+    """Train a network as a recipe says; without one, train `digits`."""
+    recipe = read_recipe(recipe_file, changes or [])
+    if shards is not None:
+        recipe = recipe.model_copy(update={"shards": shards})
+    _launch_if_needed(engine, workers, recipe.blas_threads)
+    group = _connect(engine, workers, machines, deadline)
+    try:
+        _train(recipe, group, out)
+    except DistbpError as error:
+        _end(error, group)
+
+
+def _train(recipe: Recipe, group: Group, out: Path | None) -> None:
+    with group.agreement():
+        dataset = load(recipe.data.source)
+    run = Run(recipe, dataset, group)
+    output: Output | None = None
+    with group.agreement():
+        if group.worker == 0:
+            output = Output(out, dataset.name)
+    outcome = run.train(_Both(ProgressDisplay(Console()), output) if output else None)
+    with group.agreement():
+        if output:
+            output.finish(outcome)
+            _print_outcome(outcome, output.folder)
+
+
+class _Both:
+    """Tells two watchers."""
+
+    def __init__(self, *watchers: Any) -> None:
+        self.watchers = watchers
+
+    def begin(self, run: Run) -> None:
+        for watcher in self.watchers:
+            watcher.begin(run)
+
+    def step(self, step: int) -> None:
+        for watcher in self.watchers:
+            watcher.step(step)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        for watcher in self.watchers:
+            watcher.epoch(record)
+
+    def end(self) -> None:
+        for watcher in self.watchers:
+            watcher.end()
+
+
+@app.command()
+def evaluate(
+    folder: Folder,
+    data: Data,
+    part: Annotated[
+        str | None, typer.Option(help="train, validation or test; by default test if there is one.")
+    ] = None,
+) -> None:
+    """Print loss and accuracy of a trained model as JSON."""
+    model, dataset = Model.load(folder), load(data)
+    print(json.dumps(model.evaluate(_part(dataset, part))))
+
+
+@app.command()
+def predict(
+    folder: Folder,
+    data: Annotated[str, typer.Argument(help="As for evaluate, or an .npy file of features alone.")],
+    out: Annotated[Path, typer.Option(help="The .npy file to write.")],
+    part: Annotated[
+        str | None, typer.Option(help="train, validation or test; by default test if there is one.")
+    ] = None,
+    classes: Annotated[bool, typer.Option(help="Write the number of the largest output, not the outputs.")] = False,
+) -> None:
+    """Write the outputs of a trained model for each row, (rows, outputs), as an .npy file."""
+    model = Model.load(folder)
+    x = read_npy(Path(data)) if Path(data).suffix == ".npy" else _part(load(data), part).x
+    y = model.predict(x)
+    content = io.BytesIO()
+    np.save(content, np.argmax(y, axis=1) if classes else y, allow_pickle=False)
+    try:
+        write_bytes(out, content.getvalue())
+    except OSError as error:
+        given = f"{out} ({error.strerror})"
+        raise InputError("a file that can be written", given, "choose another with --out", "output") from None
+    print(f"{len(y)} rows written to {out}")
+
+
+def _part(dataset: Dataset, part: str | None) -> Any:
+    name = part or ("test" if "test" in dataset.parts else "train")
+    if name not in dataset.parts:
+        given = f"{part!r}"
+        raise InputError(f"a part of the data, of: {', '.join(dataset.parts)}", given, "choose one of these", "--part")
+    return dataset.parts[name]
+
+
+@app.command()
+def bench(
+    layers: Annotated[str, typer.Option(help="Sizes from input to output.")] = "784,512,512,10",
+    batch: Annotated[int, typer.Option(min=1, help="Rows per worker and step.")] = 128,
+    optimizer: Annotated[str, typer.Option(help="As in a recipe.")] = "adam",
+    engine: Engine = "auto",
+    workers: Workers = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps to time.")] = 200,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    machines: Machines = None,
+    deadline: Deadline = DEADLINE_S,
+) -> None:
+    """Time a training step on random data, and its matrix products alone, on the same workers in the same run."""
+    try:
+        sizes = [int(size) for size in layers.split(",")]
+    except ValueError:
+        sizes = []
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise InputError("sizes such as 784,512,10", repr(layers), "give at least input and output", "--layers")
+    _launch_if_needed(engine, workers, 1)
+    group = _connect(engine, workers, machines, deadline)
+    try:
+        figures = benchmark(sizes, batch, optimizer, group, steps)
+    except DistbpError as error:
+        _end(error, group)
+        return
+    if group.worker == 0:
+        print(json.dumps(figures) if as_json else _bench_text(figures))
+
+
+def _bench_text(figures: dict[str, Any]) -> str:
+    mega = {name: n_bytes / 1e6 for name, n_bytes in figures["memory_bytes"].items()}
+    return "\n".join(
+        [
+            f"{'-'.join(map(str, figures['layers']))}, {figures['rows_per_worker']} rows a worker, {figures['optimizer']}, "
+            f"engine {figures['engine']}, {figures['workers']} workers: medians of {figures['steps']} steps",
+            f"step                  {figures['ms_per_step']:9.3f} ms",
+            f"its matrix products   {figures['matmul_ms_per_step']:9.3f} ms",
+            f"efficiency            {figures['efficiency']:9.3f}",
+            f"examples per second   {figures['examples_per_second']:9,.0f}",
+            *(f"  {name:<19} {value:9.3f} ms" for name, value in figures["phases_ms"].items()),
+            f"memory of a worker    {mega['per_worker']:9.1f} MB, of its own",
+            f"shared by a machine   {mega['shared_per_machine']:9.1f} MB, of which weights {mega['weights']:.1f} MB",
+        ]
+    )
+
+
+def _launch_if_needed(engine: str, workers: int | None, blas_threads: int) -> None:
+    """Start mpirun, and exit with its status, where several workers or MPI are asked for outside of it."""
+    wanted = engine == "mpi" or (engine == "auto" and (workers or 1) > 1)
+    if wanted and not is_launched():
+        command = [sys.executable, "-m", "distbp", *sys.argv[1:]]
+        raise SystemExit(launch(command, workers or 1, blas_threads))
+
+
+def _connect(engine: str, workers: int | None, machines: str | None, deadline: float) -> Group:
+    try:
+        sizes = tuple(int(n) for n in machines.split("+")) if machines else None
+    except ValueError:
+        raise InputError("sizes such as 3+1", repr(machines), "give workers a machine", "--machines") from None
+    return connect(engine, workers, sizes, deadline)
+
+
+def _end(error: DistbpError, group: Group) -> None:
+    """Exit after an error that all workers raise; worker 0 says it."""
+    if group.worker == 0:
+        _say(error)
+    raise SystemExit(group.finish(error))
+
+
+def _say(error: DistbpError) -> None:
+    print(f"distbp: {error}", file=sys.stderr, flush=True)
+
+
+def _print_outcome(outcome: Outcome, folder: Path) -> None:
+    table = Table("part", *next(iter(outcome.metrics.values())))
+    for part, values in outcome.metrics.items():
+        table.add_row(part, *(f"{value:.4f}" for value in values.values()))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{outcome.steps} steps in {outcome.train_seconds:.1f} s, {outcome.examples_per_second:,.0f} examples/s, "
+        f"{outcome.workers} workers, {outcome.shards} shards, engine {outcome.engine}",
+        highlight=False,
+    )
+    print(f"weights_sha256 {outcome.weights_sha256}")
+    print(f"model in {folder / 'model.safetensors'}", flush=True)
+
+
+def main() -> None:
+    """Run the command; errors that the user can mend end it with one message and a non-zero status."""
+    try:
+        app()
+    except DistbpError as error:
+        _say(error)
+        raise SystemExit(error.exit_status) from None

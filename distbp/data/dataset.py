@@ -1,0 +1,96 @@
+"""Rows and their targets, by part: training, validation, test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from distbp.errors import InputError
+
+CHECK_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The features ``x`` (n, ...) and the targets ``y`` (n,) or (n, k); both may be memory maps.
+
+    Raises
+    ------
+    InputError
+        Where x and y differ in length, or x holds something other than numbers.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    where: str = "data"
+
+    def __post_init__(self) -> None:
+        for name, array in (("x", self.x), ("y", self.y)):
+            if array.dtype.kind not in "biuf":
+                raise InputError(f"numbers in {name}", f"dtype {array.dtype}", "convert it to numbers", self.where)
+        if self.x.ndim < 2:
+            raise InputError(
+                "features of shape (rows, n) or more",
+                f"shape {self.x.shape}",
+                "reshape x, as in x[:, None]",
+                self.where,
+            )
+        if self.y.ndim not in (1, 2):
+            raise InputError("targets of shape (rows,) or (rows, k)", f"shape {self.y.shape}", "reshape y", self.where)
+        if len(self.x) != len(self.y):
+            raise InputError(
+                "as many rows of features as of targets", f"{len(self.x)} and {len(self.y)}", "correct one", self.where
+            )
+        if len(self.x) == 0:
+            raise InputError("at least one row", "none", "give data", self.where)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, index: np.ndarray) -> Rows:
+        """Return the rows of ``index`` as copies."""
+        return Rows(self.x[index], self.y[index], self.where)
+
+
+def check_finite(array: np.ndarray, rows: np.ndarray, where: str) -> None:
+    """Raise InputError, naming row and column, where ``array[rows]`` holds NaN or an infinity."""
+    if array.dtype.kind != "f":
+        return
+    for start in range(0, len(rows), CHECK_ROWS):
+        part = np.asarray(array[rows[start : start + CHECK_ROWS]]).reshape(len(rows[start : start + CHECK_ROWS]), -1)
+        finite = np.isfinite(part)
+        if not finite.all():
+            row, column = np.argwhere(~finite)[0]
+            raise InputError(
+                "finite numbers",
+                f"{part[row, column]} in row {rows[start + row]}, column {column}",
+                "clean the data, for example by leaving that row out",
+                where,
+            )
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training part and, where there are such rows, a validation and a test part."""
+
+    train: Rows
+    validation: Rows | None = None
+    test: Rows | None = None
+    name: str = "data"
+
+    @property
+    def parts(self) -> dict[str, Rows]:
+        """The parts that exist, by name."""
+        all_parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: rows for name, rows in all_parts.items() if rows is not None}
+
+    def __post_init__(self) -> None:
+        for name, rows in self.parts.items():
+            if rows.x.shape[1:] != self.train.x.shape[1:] or rows.y.shape[1:] != self.train.y.shape[1:]:
+                raise InputError(
+                    f"{name} rows shaped like the training rows, {self.train.x.shape[1:]} -> {self.train.y.shape[1:]}",
+                    f"{rows.x.shape[1:]} -> {rows.y.shape[1:]}",
+                    "reshape one of them",
+                    rows.where,
+                )

@@ -1,0 +1,108 @@
+"""Where rows come from: the digits shipped here, a folder of IDX or .npy files, an .npz file."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from distbp.data.dataset import Dataset, Rows
+from distbp.data.idx import read_idx
+from distbp.errors import InputError
+
+_EMBEDDED = Path(__file__).parent / "digits" / "digits.npz"
+_IDX_PREFIXES = {"train": "train", "test": "t10k"}
+_PARTS = {"train": "", "validation": "_validation", "test": "_test"}
+_LAYOUTS = (
+    "the name `digits`; a folder with train-images-idx3-ubyte, train-labels-idx1-ubyte (and t10k-..., .gz or not); "
+    "an .npz file or a folder of .npy files with x and y (and x_validation, y_validation, x_test, y_test)"
+)
+
+
+def load(source: str) -> Dataset:
+    """Return the dataset that ``source`` names: ``digits``, a folder or an .npz file.
+
+    Files of .npy are memory-mapped: rows are read when they are needed.
+
+    Raises
+    ------
+    InputError
+        Where there is no such source, or a file of it is missing or broken.
+    """
+    if source == "digits":
+        return _digits()
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise InputError(_LAYOUTS, f"{source!r}, which does not exist", "check the path", "data.source")
+    if path.is_file() and path.suffix == ".npz":
+        return _from_arrays(read_npz(path), path)
+    if path.is_dir() and (path / "x.npy").exists():
+        return _from_arrays({file.stem: read_npy(file) for file in sorted(path.glob("*.npy"))}, path)
+    if path.is_dir() and _idx_file(path, "train-images"):
+        return _from_idx(path)
+    raise InputError(_LAYOUTS, f"{source!r}", "put the files under these names", "data.source")
+
+
+def _digits() -> Dataset:
+    arrays = read_npz(_EMBEDDED)
+    x, y = arrays["x"].reshape(-1, 64), arrays["y"]
+    is_test = np.arange(len(x)) % 5 == 4
+    return Dataset(
+        train=Rows(x[~is_test], y[~is_test], "digits"), test=Rows(x[is_test], y[is_test], "digits"), name="digits"
+    )
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays in the .npz file ``path``; raise InputError where it is broken or holds objects."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
+        raise InputError(
+            "a whole .npz file of numbers", f"{error}", "write it again with numpy.savez", str(path)
+        ) from None
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """Return the .npy file ``path`` as a memory map; raise InputError where it is broken or holds objects."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            "a whole .npy file of numbers", f"{error}", "write it again with numpy.save", str(path)
+        ) from None
+
+
+def _from_arrays(arrays: dict[str, np.ndarray], path: Path) -> Dataset:
+    for name in ("x", "y"):
+        if name not in arrays:
+            raise InputError(
+                "arrays x and y", f"{sorted(arrays) or 'nothing'}", "save them under these names", str(path)
+            )
+    parts = {
+        part: Rows(arrays[f"x{suffix}"], arrays[f"y{suffix}"], f"{path}, {part}")
+        for part, suffix in _PARTS.items()
+        if f"x{suffix}" in arrays and f"y{suffix}" in arrays
+    }
+    return Dataset(**parts, name=path.stem)
+
+
+def _idx_file(folder: Path, stem: str) -> Path | None:
+    """Return the file of ``folder`` whose name starts with ``stem``, in either common spelling."""
+    found = sorted(f for f in folder.iterdir() if f.name.startswith((f"{stem}-idx", f"{stem}.idx")))
+    return found[0] if found else None
+
+
+def _from_idx(folder: Path) -> Dataset:
+    parts = {}
+    for part, prefix in _IDX_PREFIXES.items():
+        images, labels = _idx_file(folder, f"{prefix}-images"), _idx_file(folder, f"{prefix}-labels")
+        if images and labels:
+            parts[part] = Rows(read_idx(images), read_idx(labels), f"{folder}, {part}")
+        elif images or part == "train":
+            raise InputError(
+                f"images and labels for {prefix}", "images only", f"add {prefix}-labels-idx1-ubyte", str(folder)
+            )
+    return Dataset(**parts, name=folder.resolve().name)

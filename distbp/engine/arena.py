@@ -1,0 +1,170 @@
+"""Memory that all workers of one machine share: the weights, and a place for each worker's partials.
+
+The arena is a file without a name (memfd), opened by the others through /proc while its maker waits: it takes nothing
+from /dev/shm, and nothing of it can stay behind. Workers meet by flags in it: each has a counter on a cache line of its
+own and waits until the counters of the others have come as far.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+import time
+
+import numpy as np
+
+from distbp.engine.memory import require_room
+from distbp.errors import InputError, TrainingError
+from distbp.nn import Layout
+from distbp.nn.vector import ALIGNMENT_BYTES
+from distbp.train.phases import Phases
+from distbp.train.plan import Plan
+
+_PAGE_BYTES = 4096
+_LINE = 8  # integers of 64 bits on a cache line
+_SPINS = 2000  # looks at a flag before the processor is offered to others
+_SLEEP_AFTER_S, _SLEEP_S = 0.01, 0.0002
+
+
+class ArenaMap:
+    """Where everything lies in the arena of one machine, in bytes; the same on all its workers."""
+
+    def __init__(self, plan: Plan, machine: int, layout: Layout) -> None:
+        self.n_bytes = 0
+        workers = plan.workers(machine)
+        vector_bytes = layout.size * layout.dtype.itemsize
+        self.flags = self._place(len(workers) * ALIGNMENT_BYTES)
+        self.norms = self._place(plan.n_blocks * 8)
+        self.weights = self._place(vector_bytes)
+        self.partials = {(worker, node): self._place(vector_bytes) for worker in workers for node in plan.nodes(worker)}
+
+    def _place(self, n_bytes: int) -> int:
+        """Return the start of the next ``n_bytes``, on a page of its own."""
+        start = self.n_bytes
+        self.n_bytes += -(-n_bytes // _PAGE_BYTES) * _PAGE_BYTES
+        return start
+
+
+def reserve(n_bytes: int) -> int:
+    """Make a memory of ``n_bytes``, filled with zeros; return its file descriptor.
+
+    Raises
+    ------
+    InputError
+        Where the machine has no room for it. All of it is reserved now, so that no later write can fail.
+    """
+    require_room(n_bytes, "the arena that the workers of this machine share")
+    handle = os.memfd_create("distbp-arena", os.MFD_CLOEXEC)
+    try:
+        os.posix_fallocate(handle, 0, n_bytes)
+    except OSError as error:
+        os.close(handle)
+        raise InputError(
+            f"room for the arena that the workers of this machine share: {n_bytes / 1e6:,.0f} MB",
+            f"a refusal ({error.strerror})",
+            "make the network smaller, or use fewer workers a machine",
+        ) from None
+    return handle
+
+
+def attach(pid: int, handle: int) -> int:
+    """Return a file descriptor of the memory that process ``pid`` holds as ``handle``."""
+    try:
+        return os.open(f"/proc/{pid}/fd/{handle}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise InputError(
+            "workers of one machine that can share memory",
+            f"a refusal to open the memory of process {pid} ({error.strerror})",
+            "start the workers of a machine as one user, in one container",
+        ) from None
+
+
+class Arena:
+    """One worker's view of the arena.
+
+    Parameters
+    ----------
+    handle:
+        File descriptor of the memory; closed here.
+    names:
+        What each worker of the machine is called in messages.
+    deadline_s:
+        How long to wait for another worker.
+    """
+
+    def __init__(
+        self,
+        handle: int,
+        place: ArenaMap,
+        layout: Layout,
+        plan: Plan,
+        worker: int,
+        machine: int,
+        names: dict[int, str],
+        deadline_s: float,
+        phases: Phases,
+    ) -> None:
+        self.memory = mmap.mmap(handle, place.n_bytes)
+        os.close(handle)
+        self.place, self.layout, self.names, self.phases = place, layout, names, phases
+        self.deadline_s = deadline_s
+        workers = plan.workers(machine)
+        self.flags = memoryview(self.memory)[place.flags : place.flags + len(workers) * ALIGNMENT_BYTES].cast("q")
+        self.own = (worker - workers.start) * _LINE
+        self.others = {(w - workers.start) * _LINE: w for w in workers if w != worker}
+        self.all_bad = [i * _LINE + 1 for i in range(len(workers))]
+        self.count = 0
+        self.n_spins = _SPINS if len(workers) <= len(os.sched_getaffinity(0)) else 0
+        self.fence = threading.Lock()
+        self.weights = self._vector(place.weights)
+        self.norms = np.frombuffer(self.memory, np.float64, plan.n_blocks, place.norms)
+        self.partials = {key: self._vector(start) for key, start in place.partials.items()}
+
+    def _vector(self, start: int) -> np.ndarray:
+        return np.frombuffer(self.memory, self.layout.dtype, self.layout.size, start)
+
+    def meet(self, step: int, phase: str) -> None:
+        """Return when all workers of this machine have called this as often.
+
+        Raises
+        ------
+        TrainingError
+            Where one of them does not come before the deadline.
+        """
+        self.count += 1
+        with self.fence:  # on processors that reorder writes: all before it is seen before the flag
+            self.flags[self.own] = self.count
+        for place, worker in self.others.items():
+            if self.flags[place] < self.count:
+                self._wait(place, worker, step, phase)
+        with self.fence:  # nothing after it is read before the flags were
+            self.phases.lap("waiting")
+
+    def _wait(self, place: int, worker: int, step: int, phase: str) -> None:
+        flags, count = self.flags, self.count
+        for _ in range(self.n_spins):
+            if flags[place] >= count:
+                return
+        started = time.monotonic()
+        while flags[place] < count:
+            waited = time.monotonic() - started
+            if waited > _SLEEP_AFTER_S:
+                time.sleep(_SLEEP_S)
+            else:
+                os.sched_yield()
+            if waited > self.deadline_s:
+                raise TrainingError(
+                    f"expected worker {self.names[worker]} at the end of phase {phase!r} of step {step}; it did not "
+                    f"come within {self.deadline_s:g} s; see whether it is stopped or its machine out of memory, or "
+                    "allow more with --deadline"
+                )
+
+    def say_bad(self, shard: int) -> None:
+        """Tell the others of a shard whose loss is not finite, or of none (-1); they see it once all have met."""
+        self.flags[self.own + 1] = shard + 1
+
+    def bad_shard(self) -> int:
+        """Return the highest shard that somebody told of, or -1."""
+        flags = self.flags
+        return max(flags[place] for place in self.all_bad) - 1

@@ -1,0 +1,65 @@
+"""The engine of one process: nothing travels."""
+
+from __future__ import annotations
+
+import socket
+
+import numpy as np
+
+from distbp.engine.memory import private_bytes, require_room
+from distbp.errors import DistbpError
+from distbp.nn import Layout, aligned_zeros
+from distbp.train import Exchange, Group
+from distbp.train.phases import Phases
+from distbp.train.plan import Plan
+
+
+class LocalGroup(Group):
+    """The only process is the only worker."""
+
+    engine = "local"
+    worker = 0
+    machines = (1,)
+
+    def __init__(self) -> None:
+        self.host = socket.gethostname()
+
+    def private_bytes(self) -> int:
+        return private_bytes()
+
+    def finish(self, error: DistbpError) -> int:
+        return error.exit_status
+
+    def first_error(self, error: DistbpError | None) -> DistbpError | None:
+        return error
+
+    def exchange(self, plan: Plan, layout: Layout, phases: Phases) -> Exchange:
+        return LocalExchange(plan, layout, phases)
+
+
+class LocalExchange(Exchange):
+    """One worker with all shards, one coordinator with the whole vector."""
+
+    leads_machine = True
+    shared_bytes = 0
+
+    def __init__(self, plan: Plan, layout: Layout, phases: Phases) -> None:
+        require_room(2 * layout.size * layout.dtype.itemsize, "weights and gradients")
+        self.plan, self.worker, self.phases = plan, 0, phases
+        self.weights = aligned_zeros(layout.size, layout.dtype)
+        (root,) = plan.nodes(0)
+        self.partials = [aligned_zeros(layout.size, layout.dtype)]
+        self.inputs = {root: self.partials[0]}
+        self.norms = np.zeros(plan.n_blocks)
+
+    def gather(self, step: int, bad_shard: int) -> int:
+        return bad_shard
+
+    def gather_norms(self, step: int) -> None:
+        pass
+
+    def spread(self, step: int) -> None:
+        pass
+
+    def allgather(self, values: np.ndarray) -> np.ndarray:
+        return np.asarray(values, np.float64)

@@ -1,0 +1,37 @@
+"""How much memory there is, and how much this process uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+
+from distbp.errors import InputError
+
+
+def available_bytes() -> int:
+    """Return the memory that can still be had: of the machine, or of this process's control group if that is less."""
+    available = int(psutil.virtual_memory().available)
+    try:
+        (group,) = [line.split(":")[2] for line in Path("/proc/self/cgroup").read_text().split() if line[:3] == "0::"]
+        folder = Path("/sys/fs/cgroup") / group.lstrip("/")
+        limit, used = (folder / "memory.max").read_text().strip(), int((folder / "memory.current").read_text())
+    except (OSError, ValueError):
+        return available
+    return available if limit == "max" else min(available, int(limit) - used)
+
+
+def require_room(n_bytes: int, what: str) -> None:
+    """Raise InputError where ``n_bytes`` for ``what`` are more than there is."""
+    available = available_bytes()
+    if n_bytes > available:
+        raise InputError(
+            f"room for {what}: {n_bytes / 1e6:,.0f} MB",
+            f"{available / 1e6:,.0f} MB of memory available",
+            "make the network smaller, or use fewer workers a machine",
+        )
+
+
+def private_bytes() -> int:
+    """Return the memory that only this process uses."""
+    return int(psutil.Process().memory_full_info().uss)

@@ -1,0 +1,257 @@
+"""The engine ``mpi``: one worker for each MPI rank; the only place that imports mpi4py.
+
+mpi4py's buffer calls only: no object is pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from distbp.engine.arena import Arena, ArenaMap, attach, reserve
+from distbp.engine.machines import Link, MachineExchange
+from distbp.engine.memory import private_bytes
+from distbp.errors import DistbpError, InputError, TrainingError
+from distbp.nn import Layout
+from distbp.train.exchange import Exchange, Group
+from distbp.train.phases import Phases
+from distbp.train.plan import Plan
+
+INSTALL = "install it with: pip install 'distbp[mpi]'"
+_RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK")
+_STATUS_VARIABLE = "DISTBP_STATUS_FILE"
+_START_DEADLINES = 10  # before training, workers read data: they may take that many deadlines
+_SPINS, _SLEEP_AFTER_S, _SLEEP_S = 200, 0.01, 0.0002
+
+
+def is_launched() -> bool:
+    """Return whether this process was started by an MPI launcher."""
+    return any(name in os.environ for name in _RANK_VARIABLES)
+
+
+def import_mpi() -> Any:
+    """Return mpi4py.MPI; raise InputError where it or the MPI library is missing."""
+    try:
+        from mpi4py import MPI
+    except ImportError as error:
+        raise InputError("mpi4py and an MPI library", f"{error}".split("\n")[0], INSTALL, "engine mpi") from None
+    return MPI
+
+
+def launch(command: list[str], n_workers: int, blas_threads: int) -> int:
+    """Run ``command`` under mpirun with ``n_workers`` ranks on this machine; return the exit status.
+
+    The ranks end with this process: SIGINT and SIGTERM are handed on to mpirun, which ends them.
+    """
+    import_mpi()
+    beside = Path(sys.executable).parent / "mpirun"
+    mpirun = str(beside) if beside.exists() else shutil.which("mpirun") or shutil.which("mpiexec")
+    if mpirun is None:
+        raise InputError("mpirun", "none beside python nor on the PATH", INSTALL, "engine mpi")
+    version = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=False).stdout
+    options = ["-n", str(n_workers)]
+    environment = dict(os.environ) | {"OPENBLAS_NUM_THREADS": str(blas_threads)}
+    if "Open MPI" in version or "OpenRTE" in version:
+        # Ranks bound to one core by default would share it; more ranks than cores are for tests.
+        options += ["--bind-to", "none", "--oversubscribe"]
+        if os.geteuid() == 0:  # as in containers
+            environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    if sys.stdout.isatty():  # ranks write to a pipe; let the progress bar know what is at its end
+        columns = str(shutil.get_terminal_size().columns)
+        environment |= {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": columns}
+    with tempfile.TemporaryDirectory(prefix="distbp-") as folder:
+        status = Path(folder) / "status"
+        child = subprocess.Popen([mpirun, *options, *command], env=environment | {_STATUS_VARIABLE: str(status)})
+        kept = {number: signal.signal(number, lambda n, _: child.send_signal(n)) for number in _HANDED_ON}
+        try:
+            code = child.wait()
+        finally:
+            for number, handler in kept.items():
+                signal.signal(number, handler)
+        return int(status.read_text()) if status.exists() else code if code >= 0 else 128 - code
+
+
+_HANDED_ON = (signal.SIGINT, signal.SIGTERM)
+
+
+class MpiGroup(Group):
+    """All ranks of MPI_COMM_WORLD, numbered so that those of one machine are neighbours.
+
+    Parameters
+    ----------
+    machines:
+        For tests: treat the ranks as if they ran on machines with that many workers each.
+    deadline_s:
+        How long to wait for another worker.
+    """
+
+    engine = "mpi"
+
+    def __init__(self, machines: tuple[int, ...] | None = None, deadline_s: float = 60.0) -> None:
+        self.MPI = MPI = import_mpi()
+        self.deadline_s = deadline_s
+        self.comm = MPI.COMM_WORLD
+        self.worker = self.comm.Get_rank()
+        self.host = MPI.Get_processor_name()
+        sys.excepthook = self._end_all
+        identities = self.allgather_text(_machine_identity())
+        if machines is not None:
+            if sum(machines) != len(identities) or min(machines) < 1:
+                given, ranks = "+".join(map(str, machines)), len(identities)
+                raise InputError(f"machines of {ranks} workers in all", given, "let them add up", "machines")
+            identities = [str(m) for m, n in enumerate(machines) for _ in range(n)]
+        names = list(dict.fromkeys(identities))
+        self.machines = tuple(identities.count(name) for name in names)
+        machine = names.index(identities[self.worker])
+        self.comm = self.comm.Split(0, machine * len(identities) + self.worker)
+        self.worker = self.comm.Get_rank()
+        hosts = self.allgather_text(f"{self.host}, process {os.getpid()}")
+        self.names = {worker: f"{worker} (machine {host})" for worker, host in enumerate(hosts)}
+
+    def allgather_text(self, text: str) -> list[str]:
+        """Return the texts of all workers."""
+        data = np.frombuffer(text.encode(), np.uint8)
+        sizes = np.empty(self.comm.Get_size(), np.int64)
+        what, deadline_s = "the other workers at the start", self.deadline_s * _START_DEADLINES
+        self.wait([self.comm.Iallgather(np.array([data.size], np.int64), sizes)], what, deadline_s)
+        joined = np.empty(int(sizes.sum()), np.uint8)
+        self.wait([self.comm.Iallgatherv(data, (joined, sizes.tolist()))], what, deadline_s)
+        ends = np.cumsum(sizes)
+        return [joined[end - size : end].tobytes().decode() for end, size in zip(ends, sizes, strict=True)]
+
+    def wait(self, requests: list[Any], what: str, deadline_s: float | None = None) -> None:
+        """Return when all MPI ``requests`` are done; raise TrainingError at the deadline."""
+        deadline_s = self.deadline_s if deadline_s is None else deadline_s
+        for _ in range(_SPINS):
+            if self.MPI.Request.Testall(requests):
+                return
+        started = time.monotonic()
+        while not self.MPI.Request.Testall(requests):
+            waited = time.monotonic() - started
+            if waited > _SLEEP_AFTER_S:
+                time.sleep(_SLEEP_S)
+            else:
+                os.sched_yield()
+            if waited > deadline_s:
+                raise TrainingError(
+                    f"expected {what}; worker {self.worker} on {self.host} got nothing within {deadline_s:g} s; see "
+                    "whether a worker is stopped or a machine cut off, or allow more with --deadline"
+                )
+
+    def private_bytes(self) -> int:
+        return private_bytes()
+
+    def first_error(self, error: DistbpError | None) -> DistbpError | None:
+        text = "" if error is None else json.dumps([type(error) is InputError, error.exit_status, _parts(error)])
+        for theirs in self.allgather_text(text):
+            if theirs:
+                is_input, _, parts = json.loads(theirs)
+                agreed = InputError(*parts) if is_input else TrainingError(*parts)
+                return agreed
+        return None
+
+    def exchange(self, plan: Plan, layout: Layout, phases: Phases) -> Exchange:
+        machine = plan.machine(self.worker)
+        first = plan.workers(machine)[0]
+        place = ArenaMap(plan, machine, layout)
+        handle = -1
+        with self.agreement():
+            if self.worker == first:
+                handle = reserve(place.n_bytes)
+        doors = self.allgather_text(f"{os.getpid()} {handle}")
+        with self.agreement():  # nobody goes on, and the first worker lets go, before all are in
+            if self.worker != first:
+                pid, theirs = doors[first].split()
+                handle = attach(int(pid), int(theirs))
+        names, deadline_s = self.names, self.deadline_s
+        arena = Arena(handle, place, layout, plan, self.worker, machine, names, deadline_s, phases)
+        return MachineExchange(plan, self.worker, arena, MpiLink(self, plan), phases)
+
+    def finish(self, error: DistbpError) -> int:
+        """Return the status to exit with after an error that all workers raise; all of them must call it.
+
+        Under ``launch`` the status goes through a file, since mpirun would comment on it.
+        """
+        self.allgather_text("said")  # worker 0 has written its message
+        file = os.environ.get(_STATUS_VARIABLE)
+        if file is None:
+            return error.exit_status
+        if self.worker == 0:
+            Path(file).write_text(str(error.exit_status))
+        return 0
+
+    def _end_all(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        """End all ranks when an exception ends this one, after its traceback."""
+        if isinstance(error, DistbpError):
+            lines = [f"{type(error).__name__}: {error}\n"]
+        else:
+            lines = traceback.format_exception(kind, error, trace)
+        sys.stderr.write(f"worker {self.worker} on {self.host} ends the run:\n{''.join(lines)}")
+        sys.stderr.flush()
+        time.sleep(0.2)  # let the launcher pass it on
+        self.MPI.COMM_WORLD.Abort(error.exit_status if isinstance(error, DistbpError) else 1)
+
+
+class MpiLink(Link):
+    """Messages by MPI."""
+
+    def __init__(self, group: MpiGroup, plan: Plan) -> None:
+        self.group, self.comm = group, group.comm
+        machine = plan.machine(group.worker)
+        is_first = group.worker == plan.workers(machine)[0]
+        self.leaders = group.comm.Split(0 if is_first else group.MPI.UNDEFINED, machine)
+
+    def send(self, to: int, tag: int, array: np.ndarray) -> Any:
+        return self.comm.Isend(array, to, tag)
+
+    def receive(self, source: int, tag: int, array: np.ndarray) -> Any:
+        return self.comm.Irecv(array, source, tag)
+
+    def wait(self, started: list[Any], what: str) -> None:
+        self.group.wait(started, what)
+
+    def allgather(self, values: np.ndarray, rows: list[int]) -> np.ndarray:
+        n_columns = values.shape[1]
+        everything = np.empty((sum(rows), n_columns))
+        request = self.comm.Iallgatherv(values, (everything, [n * n_columns for n in rows]))
+        self.group.wait([request], "the sums of the other workers", self.group.deadline_s * _START_DEADLINES)
+        return everything
+
+    def machine_max(self, value: int) -> int:
+        values = np.empty(self.leaders.Get_size(), np.int64)
+        self.group.wait([self.leaders.Iallgather(np.array([value], np.int64), values)], "the other machines")
+        return int(values.max())
+
+    def machine_rows(self, values: np.ndarray, rows: list[int]) -> None:
+        start = sum(rows[: self.leaders.Get_rank()])
+        own = values[start : start + rows[self.leaders.Get_rank()]].copy()
+        self.group.wait([self.leaders.Iallgatherv(own, (values, rows))], "the norms of the other machines")
+
+
+def _parts(error: DistbpError) -> list[str]:
+    if isinstance(error, InputError):
+        return [error.expected, error.given, error.remedy, error.where]
+    return [str(error)]
+
+
+def _machine_identity() -> str:
+    """Return what processes share that can share memory: the host, its boot, its table of processes."""
+    identity = [os.uname().nodename]
+    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        try:
+            identity.append(os.readlink(path) if path.endswith("pid") else Path(path).read_text().strip())
+        except OSError:
+            identity.append("")
+    return " ".join(identity)

@@ -1,0 +1,37 @@
+"""The errors that a user can mend, in three parts: what was expected, what was given, what to do."""
+
+from __future__ import annotations
+
+
+class DistbpError(Exception):
+    """Base of all errors that distbp raises on purpose."""
+
+    exit_status = 1
+
+
+class InputError(DistbpError):
+    """Something given by the user does not fit; raised before training starts.
+
+    Parameters
+    ----------
+    expected, given, remedy:
+        The three parts of the message, each a phrase without a full stop.
+    where:
+        What the message is about: a path in the recipe, a file, a layer.
+    """
+
+    exit_status = 2
+
+    def __init__(self, expected: str, given: str, remedy: str, where: str = "") -> None:
+        super().__init__(expected, given, remedy, where)
+        self.expected, self.given, self.remedy, self.where = expected, given, remedy, where
+
+    def __str__(self) -> str:
+        about = f"{self.where}: " if self.where else ""
+        return f"{about}expected {self.expected}; given {self.given}; {self.remedy}"
+
+
+class TrainingError(DistbpError):
+    """Training cannot go on: a loss that is not finite, or a worker that does not answer."""
+
+    exit_status = 3

@@ -1,0 +1,187 @@
+"""The network: layers one after another, over one vector of weights and one of gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+
+from distbp.errors import InputError
+from distbp.nn.activations import Activation
+from distbp.nn.dense import Dense
+from distbp.nn.initialisers import INITIALISERS
+from distbp.nn.layer import Layer, Shape
+from distbp.nn.losses import Loss
+from distbp.nn.vector import Layout, Parameter
+from distbp.randomness import generator
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """A vector of gradients and, for each layer, the views of it that ``backward`` writes into."""
+
+    vector: np.ndarray
+    views: list[SimpleNamespace]
+
+
+class Sequential:
+    """Layers one after another.
+
+    Parameters
+    ----------
+    *layers:
+        The layers from input to output.
+
+    Notes
+    -----
+    ``build`` fixes the shapes, ``bind`` the memory; then ``forward`` and ``backward`` may be called. Between ``forward``
+    and ``backward`` of one batch nothing else may be computed with the same network.
+    """
+
+    def __init__(self, *layers: Layer) -> None:
+        if not layers:
+            raise InputError("at least one layer", "none", "name the layers from input to output", where="model")
+        self.layers = list(layers)
+
+    def build(self, input_shape: Shape, dtype: np.dtype) -> Layout:
+        """Fix the shapes for input rows of ``input_shape``; return the layout of the parameters.
+
+        Raises
+        ------
+        InputError
+            Where a layer cannot take the rows that it is given; the message names the layer.
+        """
+        self.input_shape = tuple(input_shape)
+        self.shapes = [self.input_shape]  # shapes[i] goes into layer i
+        parameters: list[tuple[str, Parameter]] = []
+        for i, layer in enumerate(self.layers):
+            shape = self.shapes[-1]
+            try:
+                self.shapes.append(layer.output_shape(shape))
+            except InputError as error:
+                where = f"layer {self.layer_name(i)}"
+                raise InputError(error.expected, error.given, error.remedy, where=where) from None
+            for name, parameter in layer.parameters(shape).items():
+                fitting = self._initialiser_before(i) if parameter.initialiser == "default" else parameter.initialiser
+                parameters.append(
+                    (f"{self.layer_name(i)}.{name}", Parameter(parameter.shape, fitting, parameter.decay))
+                )
+        self.layout = Layout(parameters, np.dtype(dtype))
+        has_parameters = [bool(layer.parameters(shape)) for layer, shape in zip(self.layers, self.shapes, strict=False)]
+        self.lowest = has_parameters.index(True) if True in has_parameters else len(self.layers)
+        return self.layout
+
+    def layer_name(self, i: int) -> str:
+        """Return the name of layer ``i`` in messages and files: its position and kind, as in ``2_dense``."""
+        return f"{i}_{self.layers[i].name}"
+
+    def _initialiser_before(self, i: int) -> str:
+        following = (layer for layer in self.layers[i + 1 :] if layer.is_activation)
+        return next(following, Layer).initialiser
+
+    @property
+    def output_shape(self) -> Shape:
+        return self.shapes[-1]
+
+    def initialise(self, weights: np.ndarray, seed: int) -> None:
+        """Draw the initial weights into the vector ``weights``."""
+        weights.fill(0.0)
+        views = self.layout.views(weights)
+        for segment in self.layout.segments:
+            draw = INITIALISERS[segment.parameter.initialiser]
+            views[segment.name][...] = draw(generator(seed, "weights", segment.name), segment.parameter.shape)
+
+    def bind(self, weights: np.ndarray, n_rows: int, *, backward: bool = True) -> None:
+        """Use the vector ``weights``, and make the buffers for batches of at most ``n_rows`` rows."""
+        for i, layer in enumerate(self.layers):
+            layer.allocate(self.shapes[i], n_rows, self.layout.dtype, needs_dx=backward and i > self.lowest)
+        for layer, views in zip(self.layers, self._views(weights), strict=True):
+            layer.weight = views
+        for below, layer in pairwise(self.layers):
+            if isinstance(below, Dense) and isinstance(layer, Activation):
+                layer.follow(below)
+        self.n_rows = -1
+
+    def gradient(self, vector: np.ndarray) -> Gradient:
+        """Return ``vector`` with the views that ``use`` needs."""
+        return Gradient(vector, self._views(vector))
+
+    def use(self, gradient: Gradient) -> None:
+        """Let ``backward`` write into ``gradient`` from now on."""
+        for layer, views in zip(self.layers, gradient.views, strict=True):
+            layer.gradient = views
+
+    def _views(self, vector: np.ndarray) -> list[SimpleNamespace]:
+        """Return, for each layer, the views of ``vector`` by the names that the layer gave them."""
+        namespaces = {self.layer_name(i): SimpleNamespace() for i in range(len(self.layers))}
+        for name, view in self.layout.views(vector).items():
+            layer, parameter = name.split(".")
+            setattr(namespaces[layer], parameter, view)
+        return list(namespaces.values())
+
+    def fuse(self, loss: Loss) -> None:
+        """Leave the last activation to ``loss`` where the loss contains it: ``logits`` then ends before it.
+
+        Raises
+        ------
+        InputError
+            Where the last activation is another than the one that the loss contains, or the output is no vector.
+        """
+        last, where = self.layers[-1], f"layer {self.layer_name(len(self.layers) - 1)}"
+        if len(self.output_shape) != 1:
+            given = f"rows of shape {self.output_shape}"
+            raise InputError("output rows of shape (n,)", given, "end with flatten or dense", where)
+        contained = loss.activation is not None and isinstance(last, loss.activation)
+        if loss.activation is not None and last.is_activation and last.name != "identity" and not contained:
+            fitting = loss.activation.name
+            expected = f"a network that ends in {fitting} or in its logits, for the loss {loss.name}"
+            raise InputError(expected, f"one that ends in {last.name}", f"end the model with {fitting}", where)
+        self.logit_layers = self.layers[:-1] if contained else self.layers
+        self.backward_layers = self.logit_layers[self.lowest :][::-1]
+
+    def randomise(self, seed: int, *whom: int) -> None:
+        """Train from now on: give layers that draw at random the generator for ``whom`` (shard, step)."""
+        for i, layer in enumerate(self.layers):
+            if layer.is_random:
+                layer.generator = generator(seed, layer.name, i, *whom)
+
+    def settle(self) -> None:
+        """Evaluate from now on: nothing is drawn at random."""
+        for layer in self.layers:
+            layer.generator = None
+
+    def resize(self, n_rows: int) -> None:
+        """Let the buffers of all layers have the rows of the next batch."""
+        if n_rows != self.n_rows:
+            self.n_rows = n_rows
+            for layer in self.layers:
+                layer.resize(n_rows)
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        """Return what the loss takes, for the rows ``x`` (batch, ...): a view of a buffer, (batch, n_out)."""
+        self.resize(len(x))
+        for layer in self.logit_layers:
+            x = layer.forward(x)
+        return x
+
+    def outputs(self, x: np.ndarray) -> np.ndarray:
+        """Return the outputs of all layers for the rows ``x``: a view of a buffer, (batch, n_out)."""
+        self.resize(len(x))
+        for layer in self.layers:
+            x = layer.forward(x)
+        return x
+
+    def backward(self, dz: np.ndarray) -> None:
+        """Write the sums over the batch of the derivatives into the gradient in use; ``dz`` is overwritten."""
+        dy: np.ndarray | None = dz
+        for layer in self.backward_layers:
+            assert dy is not None  # only the lowest layer returns None
+            dy = layer.backward(dy)
+
+
+def sequential(layers: Sequential | Iterable[Layer]) -> Sequential:
+    """Return ``layers`` as a network."""
+    return layers if isinstance(layers, Sequential) else Sequential(*layers)

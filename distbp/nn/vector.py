@@ -1,0 +1,91 @@
+"""One contiguous vector for all parameters, and the named, shaped views of it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+ALIGNMENT_BYTES = 64
+"""Views start on cache lines; the gaps between them stay zero."""
+
+
+def aligned_zeros(n: int, dtype: np.dtype) -> np.ndarray:
+    """Return ``n`` zeros of ``dtype`` that start on a cache line."""
+    n_bytes = n * dtype.itemsize
+    raw = np.zeros(n_bytes + ALIGNMENT_BYTES, dtype=np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT_BYTES
+    return raw[start : start + n_bytes].view(dtype)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What a layer asks for: an array of ``shape``, drawn by ``initialiser``; ``decay`` is False for biases."""
+
+    shape: tuple[int, ...]
+    initialiser: str
+    decay: bool = True
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Where one parameter lies in the vector: ``size`` elements from ``offset``."""
+
+    name: str
+    parameter: Parameter
+    offset: int
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.parameter.shape)
+
+    @property
+    def stop(self) -> int:
+        return self.offset + self.size
+
+
+class Layout:
+    """The order and the places of all parameters in one vector of ``size`` elements of ``dtype``.
+
+    Parameters
+    ----------
+    parameters:
+        (name, parameter) in the order in which they shall lie.
+    """
+
+    def __init__(self, parameters: Iterable[tuple[str, Parameter]], dtype: np.dtype) -> None:
+        self.dtype = dtype
+        step = ALIGNMENT_BYTES // dtype.itemsize
+        self.segments: list[Segment] = []
+        offset = 0
+        for name, parameter in parameters:
+            segment = Segment(name, parameter, offset)
+            self.segments.append(segment)
+            offset = -(-segment.stop // step) * step
+        self.size = offset
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers are trained: the size without the gaps."""
+        return sum(segment.size for segment in self.segments)
+
+    def views(self, vector: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the named, shaped views of ``vector`` (size,)."""
+        return {s.name: vector[s.offset : s.stop].reshape(s.parameter.shape) for s in self.segments}
+
+    def decayed(self) -> list[tuple[int, int]]:
+        """Return the ranges [start, stop) that weight decay applies to: all but the biases."""
+        return [(s.offset, s.stop) for s in self.segments if s.parameter.decay]
+
+    def sha256(self, vector: np.ndarray) -> str:
+        """Return the SHA-256 over all parameters in order, without the gaps, as little-endian float32."""
+        digest = hashlib.sha256()
+        for view in self.views(vector).values():
+            digest.update(np.ascontiguousarray(view, dtype="<f4").tobytes())
+        return digest.hexdigest()

@@ -1,0 +1,110 @@
+"""What training needs from an engine: who is there, and how partials and weights get where they are needed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from distbp.errors import DistbpError
+from distbp.nn import Layout
+from distbp.train.phases import Phases
+from distbp.train.plan import Plan
+from distbp.train.tree import Node
+
+
+class Exchange(ABC):
+    """One worker's side of the exchange of gradients and weights.
+
+    Attributes
+    ----------
+    weights:
+        The whole parameter vector (n_elements,), as this worker reads it.
+    partials:
+        For each node of ``plan.nodes(worker)`` the vector (n_elements,) that the worker writes its sum into.
+    inputs:
+        What this worker's slice is summed from, once ``gather`` has returned: the slice of each node.
+    norms:
+        The squared norms of all blocks (n_blocks,), float64; a coordinator writes those of its own.
+    """
+
+    plan: Plan
+    worker: int
+    phases: Phases
+    weights: np.ndarray
+    partials: list[np.ndarray]
+    inputs: dict[Node, np.ndarray]
+    norms: np.ndarray
+
+    @abstractmethod
+    def gather(self, step: int, bad_shard: int) -> int:
+        """Hand over the partials; return when those of this worker's slice have come.
+
+        ``bad_shard`` is a shard of this worker whose loss is not finite, or -1. Returns the same of all workers, so that
+        all stop before ``step`` is committed.
+        """
+
+    @abstractmethod
+    def gather_norms(self, step: int) -> None:
+        """Return when ``norms`` holds the norms of all blocks."""
+
+    @abstractmethod
+    def spread(self, step: int) -> None:
+        """Hand over the new weights of this worker's slice; return when ``weights`` is new as a whole."""
+
+    @abstractmethod
+    def allgather(self, values: np.ndarray) -> np.ndarray:
+        """Return the rows of all shards (n_shards, k), given those of this worker's shards, in float64."""
+
+    @property
+    @abstractmethod
+    def leads_machine(self) -> bool:
+        """Whether this worker writes what the workers of its machine share, such as the initial weights."""
+
+    @property
+    @abstractmethod
+    def shared_bytes(self) -> int:
+        """The memory that the workers of this machine share."""
+
+
+class Group(ABC):
+    """The workers of a run, before anything is exchanged."""
+
+    engine: str
+    worker: int
+    machines: tuple[int, ...]
+    host: str
+
+    @property
+    def n_workers(self) -> int:
+        return sum(self.machines)
+
+    @abstractmethod
+    def private_bytes(self) -> int:
+        """Return the memory that only this worker uses."""
+
+    @abstractmethod
+    def finish(self, error: DistbpError) -> int:
+        """Return the status to exit with after an ``error`` that all workers raise; all of them must call it."""
+
+    @abstractmethod
+    def first_error(self, error: DistbpError | None) -> DistbpError | None:
+        """Return the error of the first worker that has one, the same on all workers."""
+
+    @contextmanager
+    def agreement(self) -> Iterator[None]:
+        """Let all workers raise where one of them raises a DistbpError inside."""
+        mine: DistbpError | None = None
+        try:
+            yield
+        except DistbpError as error:
+            mine = error
+        first = self.first_error(mine)
+        if first is not None:
+            raise first
+
+    @abstractmethod
+    def exchange(self, plan: Plan, layout: Layout, phases: Phases) -> Exchange:
+        """Return this worker's exchange; raise InputError where there is no room for it."""

@@ -1,0 +1,25 @@
+"""Where the time of a step goes."""
+
+from __future__ import annotations
+
+import time
+
+PHASES = ("forward", "backward", "exchange", "update", "waiting")
+
+
+class Phases:
+    """A stop watch: ``lap(phase)`` books the time since the last lap on ``phase``."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Start from zero."""
+        self.seconds = dict.fromkeys(PHASES, 0.0)
+        self.last = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        """Book the time since the last lap on ``phase``."""
+        now = time.perf_counter()
+        self.seconds[phase] += now - self.last
+        self.last = now

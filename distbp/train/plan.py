@@ -1,0 +1,90 @@
+"""Who computes which shards, who coordinates which slice, and which workers share a machine.
+
+Workers are numbered so that those of one machine are neighbours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from distbp.data import share
+from distbp.errors import InputError
+from distbp.train.tree import Node, cover
+
+BLOCK = 4096
+"""Elements of the parameter vector in one block. Slices are cut at block boundaries, norms are summed block by block."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The assignment of work; a pure function of its fields, the same on every worker.
+
+    Parameters
+    ----------
+    n_shards:
+        Shards of the recipe.
+    machines:
+        The number of workers on each machine.
+    n_elements:
+        Length of the parameter vector.
+    n_coordinators:
+        How many of the workers coordinate a slice.
+    """
+
+    n_shards: int
+    machines: tuple[int, ...]
+    n_elements: int
+    n_coordinators: int
+
+    def __post_init__(self) -> None:
+        if self.n_workers > self.n_shards:
+            raise InputError(
+                "at least one shard for each worker",
+                f"{self.n_shards} shards and {self.n_workers} workers",
+                "start fewer workers, or set `shards` in the recipe",
+            )
+
+    @property
+    def n_workers(self) -> int:
+        return sum(self.machines)
+
+    @property
+    def n_blocks(self) -> int:
+        return -(-self.n_elements // BLOCK)
+
+    def shards(self, worker: int) -> range:
+        """Return the neighbouring shards that ``worker`` computes."""
+        return share(self.n_shards, self.n_workers, worker)
+
+    def nodes(self, worker: int) -> list[Node]:
+        """Return the partials that ``worker`` hands over: the largest complete subtrees of its shards."""
+        shards = self.shards(worker)
+        return cover(shards.start, shards.stop, self.n_shards)
+
+    def blocks(self, worker: int) -> range:
+        """Return the blocks that ``worker`` coordinates."""
+        return share(self.n_blocks, self.n_coordinators, worker) if worker < self.n_coordinators else range(0)
+
+    def slice(self, worker: int) -> slice:
+        """Return the slice of the parameter vector that ``worker`` coordinates; it may be empty."""
+        blocks = self.blocks(worker)
+        return slice(min(blocks.start * BLOCK, self.n_elements), min(blocks.stop * BLOCK, self.n_elements))
+
+    def workers(self, machine: int) -> range:
+        """Return the workers of ``machine``."""
+        start = sum(self.machines[:machine])
+        return range(start, start + self.machines[machine])
+
+    def machine(self, worker: int) -> int:
+        """Return the machine of ``worker``."""
+        return next(m for m in range(len(self.machines)) if worker in self.workers(m))
+
+    def machine_nodes(self, machine: int) -> list[Node]:
+        """Return the partials that ``machine`` hands over as a whole."""
+        workers = self.workers(machine)
+        return cover(self.shards(workers[0]).start, self.shards(workers[-1]).stop, self.n_shards)
+
+    def delegate(self, coordinator: int, machine: int) -> int:
+        """Return the worker of ``machine`` that sends partials to ``coordinator``, on another one, and gets its slice."""
+        workers = self.workers(machine)
+        return workers[coordinator % len(workers)]

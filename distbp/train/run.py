@@ -1,0 +1,307 @@
+"""One worker's share of a run: setting up, the training loop, evaluation."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from distbp.data import Dataset, Partition, Scaling, load, minmax, share, split, standard
+from distbp.data.shard import Shard
+from distbp.errors import InputError, TrainingError
+from distbp.train.coordinator import Coordinator
+from distbp.train.evaluator import metrics
+from distbp.train.exchange import Group
+from distbp.train.model import Model, make_shard
+from distbp.train.phases import Phases
+from distbp.train.plan import Plan
+from distbp.train.recipe import Recipe
+from distbp.train.tree import total
+from distbp.train.worker import Worker
+
+_SCALING_ROWS = 1024
+
+
+class Watcher(Protocol):
+    """Somebody who is told how training goes; worker 0 tells."""
+
+    def begin(self, run: Run) -> None:
+        """Training starts."""
+
+    def step(self, step: int) -> None:
+        """``step`` (from 0) is done."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """An epoch is done; ``record`` is its line in metrics.jsonl."""
+
+    def end(self) -> None:
+        """Training is over, rightly or not."""
+
+
+@dataclass
+class Outcome:
+    """What a run gives: the model, the metrics of each epoch and of each part at the end, and the time it took."""
+
+    model: Model
+    weights_sha256: str
+    engine: str
+    workers: int
+    shards: int
+    steps: int
+    epochs: int
+    train_seconds: float
+    examples_per_second: float
+    history: list[dict[str, Any]]
+    metrics: dict[str, dict[str, Any]]
+    phase_seconds: dict[str, float] = field(default_factory=dict)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the content of result.json."""
+        keys = ("weights_sha256", "engine", "workers", "shards", "steps", "epochs", "train_seconds")
+        figures = {key: getattr(self, key) for key in (*keys, "examples_per_second", "phase_seconds")}
+        return figures | self.metrics
+
+
+def with_validation(dataset: Dataset, recipe: Recipe) -> Dataset:
+    """Return ``dataset`` with the validation part that the recipe asks for."""
+    asked = recipe.data.validation
+    if asked is None:
+        return dataset
+    if isinstance(asked, str):
+        return Dataset(dataset.train, load(asked).train, dataset.test, dataset.name)
+    if not 0.0 < asked < 1.0:
+        raise InputError("a fraction in (0, 1), or a source", str(asked), "change it", "recipe: data.validation")
+    if len(dataset.train) < 2:
+        raise InputError("at least 2 rows, to split them", "1", "give more rows", dataset.train.where)
+    train, validation = split(len(dataset.train), asked, recipe.seed)
+    return Dataset(dataset.train.take(train), dataset.train.take(validation), dataset.test, dataset.name)
+
+
+class Run:
+    """One worker's share of a run.
+
+    Parameters
+    ----------
+    recipe:
+        What is trained; without ``shards``, the number of workers is taken.
+    dataset:
+        The rows; every worker is given the whole and keeps its shards.
+    group:
+        The workers; every worker makes its own ``Run`` with the same recipe and dataset.
+
+    Raises
+    ------
+    InputError
+        On all workers, where recipe, data and network do not fit together, or there is no room.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, group: Group) -> None:
+        with group.agreement():
+            self.recipe = recipe.model_copy(update={"shards": recipe.shards or group.n_workers})
+            n_shards = self.recipe.shards
+            assert n_shards is not None
+            dataset = with_validation(dataset, self.recipe)
+            if recipe.early_stopping and "validation" not in dataset.parts:
+                raise InputError("validation data, for early stopping", "none", "set data.validation", "recipe")
+            self.network, self.loss = self.recipe.network(), self.recipe.loss_function()
+            if recipe.early_stopping and recipe.early_stopping.metric == "accuracy" and not self.loss.is_classifier:
+                given = f"accuracy, with the loss {self.loss.name}"
+                raise InputError(
+                    "a metric that the loss has", given, "stop early on the loss", "recipe: early_stopping"
+                )
+            layout = self.network.build(dataset.train.x.shape[1:], np.dtype(recipe.dtype))
+            self.network.fuse(self.loss)
+            if layout.size == 0:
+                raise InputError("a layer with parameters", "none", "add a dense layer", "recipe: model")
+            if len(dataset.train) < n_shards:
+                given = f"{len(dataset.train)} rows and {n_shards} shards"
+                raise InputError(
+                    "at least one training row for each shard", given, "lower `shards`", dataset.train.where
+                )
+            n_coordinators = 1 if recipe.coordinators == 1 else group.n_workers
+            self.plan = Plan(n_shards, group.machines, layout.size, n_coordinators)
+            self.partition = Partition(len(dataset.train), n_shards, recipe.batch_size, recipe.seed)
+            shards = self._own_shards(dataset, group.worker)
+        self.group, self.phases = group, Phases()
+        with group.agreement():
+            self.exchange = group.exchange(self.plan, layout, self.phases)
+        with threadpool_limits(recipe.blas_threads, "blas"):
+            self.scaling = self._fit_scaling(shards["train"], len(dataset.train))
+            for part in shards.values():
+                for shard in part.values():
+                    if self.scaling is not None:
+                        shard.scale(self.scaling)
+            if self.exchange.leads_machine:
+                self.network.initialise(self.exchange.weights, recipe.seed)
+            self.exchange.allgather(np.zeros((len(shards["train"]), 1)))  # nobody reads the weights before
+        worker = group.worker
+        self.worker = Worker(
+            self.network,
+            self.loss,
+            self.partition,
+            shards,
+            self.plan.nodes(worker),
+            self.exchange.weights,
+            self.exchange.partials,
+            row_limit=recipe.row_limit,
+            phases=self.phases,
+        )
+        self.coordinator = Coordinator(
+            recipe.optimizer,
+            layout,
+            self.plan,
+            self.plan.slice(worker),
+            self.exchange.weights,
+            self.exchange.inputs,
+            self.exchange.norms,
+            clip_norm=recipe.clip_norm,
+            phases=self.phases,
+        )
+
+    @property
+    def n_steps(self) -> int:
+        """Steps of the whole run, if it does not stop early."""
+        return self.recipe.epochs * self.partition.epoch_steps
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate at ``step`` (from 0)."""
+        factor = self.recipe.schedule.factor(step, self.n_steps, self.partition.epoch_steps)
+        return self.recipe.optimizer.learning_rate * factor
+
+    def step(self, step: int) -> None:
+        """Do one step: rows -> worker -> partials -> tree -> coordinator -> weights."""
+        bad_shard = self.exchange.gather(step, self.worker.compute(step))
+        if bad_shard >= 0:
+            raise TrainingError(
+                f"expected a finite loss; the loss of shard {bad_shard} at step {step} is not, and the step was not "
+                "committed; lower the learning rate, set clip_norm, or check the data"
+            )
+        count = self.partition.count(step % self.partition.epoch_steps)
+        if self.recipe.clip_norm is not None:
+            self.coordinator.measure(count)
+            self.exchange.gather_norms(step)
+        self.coordinator.update(step, self.learning_rate(step), count)
+        self.exchange.spread(step)
+
+    def train(self, watcher: Watcher | None = None) -> Outcome:
+        """Train to the end; return the outcome, the same on every worker."""
+        watcher = watcher if self.group.worker == 0 else None
+        with threadpool_limits(self.recipe.blas_threads, "blas"):
+            if watcher:
+                watcher.begin(self)
+            try:
+                history = self._epochs(watcher)
+            finally:
+                if watcher:
+                    watcher.end()
+            return self._outcome(history)
+
+    def _epochs(self, watcher: Watcher | None) -> list[dict[str, Any]]:
+        history: list[dict[str, Any]] = []
+        stopping = self.recipe.early_stopping
+        best, n_worse = float("inf"), 0
+        started = time.perf_counter()
+        self.phases.reset()
+        for epoch in range(self.recipe.epochs):
+            first = epoch * self.partition.epoch_steps
+            for step in range(first, first + self.partition.epoch_steps):
+                self.step(step)
+                if watcher:
+                    watcher.step(step)
+            history.append(self._record(epoch, time.perf_counter() - started))
+            if watcher:
+                watcher.epoch(history[-1])
+            if stopping:
+                value = history[-1]["validation"][stopping.metric]
+                value = -value if stopping.metric == "accuracy" else value
+                if value < best - stopping.min_delta:
+                    best, n_worse = value, 0
+                    self.coordinator.keep()
+                else:
+                    n_worse += 1
+                if n_worse >= stopping.patience:
+                    break
+            self.phases.last = time.perf_counter()
+        if stopping:
+            self.coordinator.restore()
+            self.exchange.spread(self.n_steps)
+        return history
+
+    def _record(self, epoch: int, seconds: float) -> dict[str, Any]:
+        """Return the line of metrics.jsonl for ``epoch``."""
+        n_steps = (epoch + 1) * self.partition.epoch_steps
+        tally = total(self.exchange.allgather(self.worker.epoch_tally()))
+        record: dict[str, Any] = {
+            "epoch": epoch + 1,
+            "step": n_steps,
+            "train": {"loss": float(tally[0] / tally[1])},  # under the weights of each step, with dropout
+            "learning_rate": self.learning_rate(n_steps - 1),
+            "seconds": seconds,
+            "examples_per_second": (epoch + 1) * self.partition.n_rows / seconds,
+        }
+        if "validation" in self.worker.shards:
+            record["validation"] = self.evaluate("validation")
+        return record
+
+    def evaluate(self, part: str) -> dict[str, Any]:
+        """Return the metrics of a part of the data; each row is counted once. All workers must call it."""
+        return metrics(total(self.exchange.allgather(self.worker.evaluate(part))), self.loss)
+
+    def _outcome(self, history: list[dict[str, Any]]) -> Outcome:
+        model = Model(self.recipe, self.network.input_shape, self.exchange.weights.copy(), self.scaling)
+        return Outcome(
+            model=model,
+            weights_sha256=model.sha256,
+            engine=self.group.engine,
+            workers=self.group.n_workers,
+            shards=self.plan.n_shards,
+            steps=history[-1]["step"],
+            epochs=len(history),
+            train_seconds=history[-1]["seconds"],
+            examples_per_second=history[-1]["examples_per_second"],
+            history=history,
+            metrics={part: self.evaluate(part) for part in self.worker.shards},
+            phase_seconds=dict(self.phases.seconds),
+        )
+
+    def _own_shards(self, dataset: Dataset, worker: int) -> dict[str, dict[int, Shard]]:
+        """Return the rows of this worker's shards: of the training part as dealt, of the others in their order."""
+        n_shards, own = self.plan.n_shards, self.plan.shards(worker)
+        dealt = self.partition.rows()
+        shards = {"train": {i: make_shard(dataset.train, dealt[i], self.loss, self.network) for i in own}}
+        for name, rows in dataset.parts.items():
+            if name != "train":
+                places = {i: share(len(rows), n_shards, i) for i in own}
+                shards[name] = {
+                    i: make_shard(rows, np.arange(p.start, p.stop), self.loss, self.network) for i, p in places.items()
+                }
+        return shards
+
+    def _fit_scaling(self, shards: dict[int, Shard], n_rows: int) -> Scaling | None:
+        """Fit the scaling on all training rows: sums over shards, along the tree."""
+        kind, shape = self.recipe.data.scaling, self.network.input_shape
+        if kind == "none":
+            return None
+        blocks = {i: range(0, len(shard), _SCALING_ROWS) for i, shard in shards.items()}
+
+        def over_rows(reduce: Any, f: Any) -> np.ndarray:
+            """Return ``reduce`` over the rows x of each shard, of f(x): (n_own_shards, n_features)."""
+            return np.array(
+                [
+                    reduce([reduce(f(s.features(k, k + _SCALING_ROWS)), axis=0) for k in blocks[i]], axis=0).ravel()
+                    for i, s in shards.items()
+                ]
+            )
+
+        dtype = np.dtype(self.recipe.dtype)
+        if kind == "minmax":
+            low = self.exchange.allgather(over_rows(np.min, lambda x: x)).min(axis=0)
+            high = self.exchange.allgather(over_rows(np.max, lambda x: x)).max(axis=0)
+            return minmax(low.reshape(shape), high.reshape(shape), dtype)
+        sums = total(self.exchange.allgather(over_rows(np.sum, lambda x: x))).reshape(shape)
+        mean = sums / n_rows
+        squares = total(self.exchange.allgather(over_rows(np.sum, lambda x: (x - mean) ** 2))).reshape(shape)
+        return standard(n_rows, sums, squares, dtype)

@@ -1,0 +1,138 @@
+"""A worker: forward and backward passes on its shards, summed into the partials that it hands over.
+
+A worker knows no optimizer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from distbp.data import Partition
+from distbp.data.shard import Shard
+from distbp.nn import Gradient, Loss, Sequential, aligned_zeros
+from distbp.train.evaluator import TALLY, Evaluator, evaluation_rows
+from distbp.train.phases import Phases
+from distbp.train.tree import Node, children
+
+
+class Worker:
+    """The computation of some neighbouring shards.
+
+    Parameters
+    ----------
+    network, loss:
+        Built, not yet bound.
+    shards:
+        For each part of the data ("train", "validation", "test"), the shards of this worker by number.
+    nodes:
+        The nodes of the tree that this worker hands over.
+    weights:
+        The parameter vector (n_elements,), written by others.
+    partials:
+        For each node the vector (n_elements,) that receives its sum of gradients.
+    row_limit:
+        Most rows computed at once. A longer microbatch is cut at multiples of it, and the pieces are summed along a
+        tree of their own: a property of the recipe, so that it is the same on any number of workers.
+    """
+
+    def __init__(
+        self,
+        network: Sequential,
+        loss: Loss,
+        partition: Partition,
+        shards: Mapping[str, Mapping[int, Shard]],
+        nodes: Sequence[Node],
+        weights: np.ndarray,
+        partials: Sequence[np.ndarray],
+        *,
+        row_limit: int | None,
+        phases: Phases,
+    ) -> None:
+        self.network, self.loss, self.partition, self.phases = network, loss, partition, phases
+        self.shards = shards
+        self.step_rows = min(partition.microbatch_rows(), row_limit or partition.microbatch_rows())
+        layout = network.layout
+        network.bind(weights, max(self.step_rows, evaluation_rows(row_limit)))
+        self.evaluator = Evaluator(network, loss, row_limit, at_least=self.step_rows)
+        self.x, self.t = self.evaluator.x, self.evaluator.t
+        self.partials = [(node, network.gradient(vector)) for node, vector in zip(nodes, partials, strict=True)]
+        n_pieces = -(-partition.microbatch_rows() // self.step_rows)
+        n_scratch = max(((hi - lo - 1).bit_length() for lo, hi in nodes), default=0) + (n_pieces - 1).bit_length()
+        self.scratch = [network.gradient(aligned_zeros(layout.size, layout.dtype)) for _ in range(n_scratch)]
+        self.has_random_layers = any(layer.is_random for layer in network.layers)
+        self.epoch = -1
+        self.orders: dict[int, np.ndarray] = {}
+        self.tally = {shard: np.zeros(len(TALLY)) for shard in shards["train"]}
+
+    def compute(self, step: int) -> int:
+        """Compute the partials of ``step`` of the run; return a shard whose loss is not finite, or -1."""
+        epoch, self.epoch_step = divmod(step, self.partition.epoch_steps)
+        self.step = step
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.orders = {shard: self.partition.order(shard, epoch) for shard in self.shards["train"]}
+            self.tally = {shard: np.zeros(len(TALLY)) for shard in self.shards["train"]}
+        self.bad_shard = -1
+        for node, gradient in self.partials:
+            self._sum(node, gradient, self._microbatch, 0)
+        return self.bad_shard
+
+    def _sum(self, node: Node, out: Gradient, leaf: Callable[[int, Gradient, int], None], depth: int) -> None:
+        """Write the sum of the gradients of the leaves of ``node`` into ``out``, in the order of the tree."""
+        if node[1] - node[0] == 1:
+            leaf(node[0], out, depth)
+            return
+        left, right = children(node)
+        self._sum(left, out, leaf, depth)
+        other = self.scratch[depth]
+        self._sum(right, other, leaf, depth + 1)
+        np.add(out.vector, other.vector, out=out.vector)
+        self.phases.lap("exchange")
+
+    def _microbatch(self, shard: int, out: Gradient, depth: int) -> None:
+        """Write the sum of the gradients of the microbatch of ``shard`` into ``out``; add its losses to the tally."""
+        start, stop = self.partition.span(shard, self.epoch_step)
+        if self.has_random_layers:
+            self.network.randomise(self.partition.seed, shard, self.step)
+        places, rows = self.orders[shard][start:stop], self.shards["train"][shard]
+        n = stop - start
+        losses = 0.0
+
+        def piece(i: int, gradient: Gradient, _: int) -> None:
+            nonlocal losses
+            losses += self._rows(rows, places[i * self.step_rows : (i + 1) * self.step_rows], gradient)
+
+        if n == 0:
+            out.vector.fill(0.0)
+        elif n <= self.step_rows:
+            losses = self._rows(rows, places, out)
+        else:
+            self._sum((0, -(-n // self.step_rows)), out, piece, depth)
+        if not math.isfinite(losses):
+            self.bad_shard = shard
+        tally = self.tally[shard]
+        tally[0] += losses
+        tally[1] += n
+
+    def _rows(self, rows: Shard, places: np.ndarray, gradient: Gradient) -> float:
+        """Write the sum of the gradients of some rows into ``gradient``; return the sum of their losses."""
+        n = len(places)
+        x, t = self.x[:n], self.t[:n]
+        rows.gather(places, x, t)
+        self.network.use(gradient)
+        losses = self.loss.forward(self.network.logits(x), t)
+        self.phases.lap("forward")
+        self.network.backward(self.loss.dz[:n])
+        self.phases.lap("backward")
+        return losses
+
+    def epoch_tally(self) -> np.ndarray:
+        """Return the tally of the training rows since the start of the epoch (n_own_shards, 3); no accuracy."""
+        return np.array(list(self.tally.values()))
+
+    def evaluate(self, part: str) -> np.ndarray:
+        """Return the tally of all rows of ``part`` under the present weights (n_own_shards, 3)."""
+        return np.array([self.evaluator.tally(rows) for rows in self.shards[part].values()])
