@@ -7,6 +7,8 @@ class DistbpError(Exception):
     """Base of all errors that distbp raises on purpose."""
 
     exit_status = 1
+    agreed = False
+    """Whether all workers raise it together, so that one of them may say it for all."""
 
 
 class InputError(DistbpError):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +22,7 @@ from distbp.cli.recipe_file import read_recipe
 from distbp.data import Dataset, load
 from distbp.data.sources import read_npy
 from distbp.engine import DEADLINE_S, ENGINES, connect
-from distbp.engine.mpi import is_launched, launch
+from distbp.engine.mpi import has_terminal, is_first_rank, is_launched, launch
 from distbp.errors import DistbpError, InputError
 from distbp.train import Group, Model, Outcome, Recipe, Run
 from distbp.train.benchmark import benchmark
@@ -58,15 +60,16 @@ def train(
     deadline: Deadline = DEADLINE_S,
 ) -> None:
     """Train a network as a recipe says; without one, train `digits`."""
-    recipe = read_recipe(recipe_file, changes or [])
-    if shards is not None:
-        recipe = recipe.model_copy(update={"shards": shards})
-    _launch_if_needed(engine, workers, recipe.blas_threads)
-    group = _connect(engine, workers, machines, deadline)
-    try:
-        _train(recipe, group, out)
-    except DistbpError as error:
-        _end(error, group)
+
+    def recipe() -> Recipe:
+        read = read_recipe(recipe_file, changes or [])
+        return read if shards is None else read.model_copy(update={"shards": shards})
+
+    _launch_if_needed(engine, workers, recipe)
+    with _workers(engine, workers, machines, deadline) as group:
+        with group.agreement():
+            agreed = recipe()
+        _train(agreed, group, out)
 
 
 def _train(recipe: Recipe, group: Group, out: Path | None) -> None:
@@ -77,7 +80,8 @@ def _train(recipe: Recipe, group: Group, out: Path | None) -> None:
     with group.agreement():
         if group.worker == 0:
             output = Output(out, dataset.name)
-    outcome = run.train(_Both(ProgressDisplay(Console()), output) if output else None)
+    console = Console(force_terminal=None if group.engine == "local" else has_terminal())
+    outcome = run.train(_Both(ProgressDisplay(console), output) if output else None)
     with group.agreement():
         if output:
             output.finish(outcome)
@@ -171,23 +175,20 @@ def bench(
         sizes = []
     if len(sizes) < 2 or min(sizes) < 1:
         raise InputError("sizes such as 784,512,10", repr(layers), "give at least input and output", "--layers")
-    _launch_if_needed(engine, workers, 1)
-    group = _connect(engine, workers, machines, deadline)
-    try:
+    _launch_if_needed(engine, workers)
+    with _workers(engine, workers, machines, deadline) as group:
         figures = benchmark(sizes, batch, optimizer, group, steps)
-    except DistbpError as error:
-        _end(error, group)
-        return
-    if group.worker == 0:
-        print(json.dumps(figures) if as_json else _bench_text(figures))
+        if group.worker == 0:
+            print(json.dumps(figures) if as_json else _bench_text(figures))
 
 
 def _bench_text(figures: dict[str, Any]) -> str:
     mega = {name: n_bytes / 1e6 for name, n_bytes in figures["memory_bytes"].items()}
     return "\n".join(
         [
-            f"{'-'.join(map(str, figures['layers']))}, {figures['rows_per_worker']} rows a worker, {figures['optimizer']}, "
-            f"engine {figures['engine']}, {figures['workers']} workers: medians of {figures['steps']} steps",
+            f"{'-'.join(map(str, figures['layers']))}, {figures['rows_per_worker']} rows a worker, "
+            f"{figures['optimizer']}, engine {figures['engine']}, {figures['workers']} workers: "
+            f"medians of {figures['steps']} steps",
             f"step                  {figures['ms_per_step']:9.3f} ms",
             f"its matrix products   {figures['matmul_ms_per_step']:9.3f} ms",
             f"efficiency            {figures['efficiency']:9.3f}",
@@ -199,27 +200,35 @@ def _bench_text(figures: dict[str, Any]) -> str:
     )
 
 
-def _launch_if_needed(engine: str, workers: int | None, blas_threads: int) -> None:
+def _launch_if_needed(engine: str, workers: int | None, recipe: Callable[[], Recipe] | None = None) -> None:
     """Start mpirun, and exit with its status, where several workers or MPI are asked for outside of it."""
     wanted = engine == "mpi" or (engine == "auto" and (workers or 1) > 1)
     if wanted and not is_launched():
+        blas_threads = recipe().blas_threads if recipe else 1  # mistakes in the recipe end here
         command = [sys.executable, "-m", "distbp", *sys.argv[1:]]
         raise SystemExit(launch(command, workers or 1, blas_threads))
 
 
-def _connect(engine: str, workers: int | None, machines: str | None, deadline: float) -> Group:
+@contextmanager
+def _workers(engine: str, workers: int | None, machines: str | None, deadline: float) -> Iterator[Group]:
+    """Give the workers of this run; where all of them raise the same error, worker 0 says it and all exit."""
     try:
         sizes = tuple(int(n) for n in machines.split("+")) if machines else None
     except ValueError:
         raise InputError("sizes such as 3+1", repr(machines), "give workers a machine", "--machines") from None
-    return connect(engine, workers, sizes, deadline)
-
-
-def _end(error: DistbpError, group: Group) -> None:
-    """Exit after an error that all workers raise; worker 0 says it."""
-    if group.worker == 0:
-        _say(error)
-    raise SystemExit(group.finish(error))
+    try:
+        group = connect(engine, workers, sizes, deadline)
+    except DistbpError as error:
+        error.agreed = True
+        raise
+    try:
+        yield group
+    except DistbpError as error:
+        if group.n_workers > 1 and not error.agreed:
+            raise
+        if group.worker == 0:
+            _say(error)
+        raise SystemExit(group.finish(error)) from None
 
 
 def _say(error: DistbpError) -> None:
@@ -246,5 +255,8 @@ def main() -> None:
     try:
         app()
     except DistbpError as error:
-        _say(error)
+        if is_launched() and not error.agreed:
+            raise  # of this rank alone: the engine ends the others
+        if is_first_rank():
+            _say(error)
         raise SystemExit(error.exit_status) from None

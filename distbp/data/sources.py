@@ -68,7 +68,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 def read_npy(path: Path) -> np.ndarray:
     """Return the .npy file ``path`` as a memory map; raise InputError where it is broken or holds objects."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+        return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(
             "a whole .npy file of numbers", f"{error}", "write it again with numpy.save", str(path)

@@ -5,6 +5,7 @@ mpi4py's buffer calls only: no object is pickled.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,6 +34,7 @@ from distbp.train.plan import Plan
 INSTALL = "install it with: pip install 'distbp[mpi]'"
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK")
 _STATUS_VARIABLE = "DISTBP_STATUS_FILE"
+_TERMINAL_VARIABLE = "DISTBP_TERMINAL"
 _START_DEADLINES = 10  # before training, workers read data: they may take that many deadlines
 _SPINS, _SLEEP_AFTER_S, _SLEEP_S = 200, 0.01, 0.0002
 
@@ -41,8 +44,21 @@ def is_launched() -> bool:
     return any(name in os.environ for name in _RANK_VARIABLES)
 
 
+def is_first_rank() -> bool:
+    """Return whether this process is rank 0, as far as its environment says, or no rank at all."""
+    return all(os.environ.get(name, "0") == "0" for name in _RANK_VARIABLES)
+
+
+def has_terminal() -> bool:
+    """Return whether a terminal shows what ranks write: only ``launch`` knows, as mpirun stands between."""
+    return _TERMINAL_VARIABLE in os.environ
+
+
 def import_mpi() -> Any:
     """Return mpi4py.MPI; raise InputError where it or the MPI library is missing."""
+    session = os.environ.get("PMIX_SERVER_TMPDIR")
+    if session is not None:  # Open MPI's own shared files: in the folder that mpirun removes, not in /dev/shm
+        os.environ.setdefault("OMPI_MCA_btl_sm_backing_directory", session)
     try:
         from mpi4py import MPI
     except ImportError as error:
@@ -68,12 +84,12 @@ def launch(command: list[str], n_workers: int, blas_threads: int) -> int:
         options += ["--bind-to", "none", "--oversubscribe"]
         if os.geteuid() == 0:  # as in containers
             environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    if sys.stdout.isatty():  # ranks write to a pipe; let the progress bar know what is at its end
-        columns = str(shutil.get_terminal_size().columns)
-        environment |= {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": columns}
+    if sys.stdout.isatty():
+        environment |= {_TERMINAL_VARIABLE: "1", "COLUMNS": str(shutil.get_terminal_size().columns)}
     with tempfile.TemporaryDirectory(prefix="distbp-") as folder:
         status = Path(folder) / "status"
-        child = subprocess.Popen([mpirun, *options, *command], env=environment | {_STATUS_VARIABLE: str(status)})
+        environment[_STATUS_VARIABLE] = str(status)
+        child = subprocess.Popen([mpirun, *options, *command], env=environment, preexec_fn=_end_with_parent)
         kept = {number: signal.signal(number, lambda n, _: child.send_signal(n)) for number in _HANDED_ON}
         try:
             code = child.wait()
@@ -84,6 +100,13 @@ def launch(command: list[str], n_workers: int, blas_threads: int) -> int:
 
 
 _HANDED_ON = (signal.SIGINT, signal.SIGTERM)
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process when its parent dies (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class MpiGroup(Group):
@@ -154,12 +177,11 @@ class MpiGroup(Group):
         return private_bytes()
 
     def first_error(self, error: DistbpError | None) -> DistbpError | None:
-        text = "" if error is None else json.dumps([type(error) is InputError, error.exit_status, _parts(error)])
+        text = "" if error is None else json.dumps([type(error) is InputError, _parts(error)])
         for theirs in self.allgather_text(text):
             if theirs:
-                is_input, _, parts = json.loads(theirs)
-                agreed = InputError(*parts) if is_input else TrainingError(*parts)
-                return agreed
+                is_input, parts = json.loads(theirs)
+                return InputError(*parts) if is_input else TrainingError(*parts)
         return None
 
     def exchange(self, plan: Plan, layout: Layout, phases: Phases) -> Exchange:
@@ -193,7 +215,13 @@ class MpiGroup(Group):
         return 0
 
     def _end_all(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        """End all ranks when an exception ends this one, after its traceback."""
+        """End all ranks when an exception ends this one, after its traceback; stands in for sys.excepthook."""
+        if isinstance(error, DistbpError) and error.agreed:
+            if self.worker == 0:
+                sys.stderr.write(f"{type(error).__name__}: {error}\n")
+                sys.stderr.flush()
+            self.allgather_text("said")
+            return
         if isinstance(error, DistbpError):
             lines = [f"{type(error).__name__}: {error}\n"]
         else:
@@ -249,9 +277,7 @@ def _parts(error: DistbpError) -> list[str]:
 def _machine_identity() -> str:
     """Return what processes share that can share memory: the host, its boot, its table of processes."""
     identity = [os.uname().nodename]
-    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
-        try:
-            identity.append(os.readlink(path) if path.endswith("pid") else Path(path).read_text().strip())
-        except OSError:
-            identity.append("")
+    with suppress(OSError):
+        identity.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        identity.append(str(Path("/proc/self/ns/pid").readlink()))
     return " ".join(identity)

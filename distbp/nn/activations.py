@@ -33,7 +33,7 @@ class Activation(Layer):
 
     def allocate(self, shape: Shape, n_rows: int, dtype: np.dtype, *, needs_dx: bool) -> None:
         super().allocate(shape, n_rows, dtype, needs_dx=False)
-        self.hold("slope", n_rows, shape, np.dtype(self.slope_dtype or dtype))
+        self.slope = self.hold("slope", n_rows, shape, np.dtype(self.slope_dtype or dtype))
         row_bytes = math.prod(shape) * dtype.itemsize
         self.block_rows = min(n_rows, max(1, _BLOCK_BYTES // row_bytes))
         self.scratch = np.zeros((self.n_scratch, self.block_rows, *shape), dtype)
@@ -47,7 +47,8 @@ class Activation(Layer):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         dense, slope = self.dense, self.slope
-        self.y = y = self.y if dense is None else x
+        y = self.y if dense is None else x
+        self.y = y
         b = dense.weight.b if dense is not None and dense.bias else None
         n = self.block_rows
         if len(x) <= n:

@@ -52,8 +52,8 @@ class Dense(Layer):
     def allocate(self, shape: Shape, n_rows: int, dtype: np.dtype, *, needs_dx: bool) -> None:
         super().allocate(shape, n_rows, dtype, needs_dx=needs_dx)
         self.adds_bias = self.bias
-        self.hold("ones", n_rows, (), dtype)
-        self._buffers["ones"].fill(1.0)
+        self.ones = self.hold("ones", n_rows, (), dtype)
+        self.ones.fill(1.0)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         self.x = x

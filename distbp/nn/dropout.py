@@ -31,7 +31,7 @@ class Dropout(Layer):
 
     def allocate(self, shape: Shape, n_rows: int, dtype: np.dtype, *, needs_dx: bool) -> None:
         super().allocate(shape, n_rows, dtype, needs_dx=False)
-        self.hold("scale", n_rows, shape, dtype)  # 0 where dropped, else 1 / (1 - rate)
+        self.scale = self.hold("scale", n_rows, shape, dtype)  # 0 where dropped, else 1 / (1 - rate)
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         if self.generator is None:

@@ -1,4 +1,4 @@
-"""Central differences in float64: does ``backward`` give the derivative of ``forward``?"""
+"""Central differences in float64: whether ``backward`` gives the derivative of ``forward``."""
 
 from __future__ import annotations
 

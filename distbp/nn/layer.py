@@ -36,8 +36,8 @@ class Layer(ABC):
     ``self.y`` and ``self.dx`` are buffers with as many rows as the batch, so that a step allocates nothing.
     ``self.weight.NAME`` and ``self.gradient.NAME`` are views of the one vector of weights and the one of gradients.
 
-    Example
-    -------
+    Examples
+    --------
     A scale for each feature, y = x * s::
 
         @dataclass(eq=False)
@@ -88,18 +88,16 @@ class Layer(ABC):
         """Make the buffers for at most ``n_rows`` rows: ``y``, and ``dx`` where the layers below need it."""
         self._buffers: dict[str, np.ndarray] = {}
         self._views: dict[int, dict[str, np.ndarray]] = {}
-        self.dx: np.ndarray | None = None
-        self.hold("y", n_rows, self.output_shape(shape), dtype)
-        if needs_dx:
-            self.hold("dx", n_rows, shape, dtype)
+        self.y = self.hold("y", n_rows, self.output_shape(shape), dtype)
+        self.dx = self.hold("dx", n_rows, shape, dtype) if needs_dx else None
         self.weight = SimpleNamespace()
         self.gradient = SimpleNamespace()
         self.generator: np.random.Generator | None = None
 
-    def hold(self, name: str, n_rows: int, shape: Shape, dtype: np.dtype) -> None:
-        """Make the attribute ``name`` a buffer (batch, *shape), for at most ``n_rows`` rows."""
+    def hold(self, name: str, n_rows: int, shape: Shape, dtype: np.dtype) -> np.ndarray:
+        """Return a buffer (n_rows, *shape) for the attribute ``name``; ``resize`` keeps it as long as the batch."""
         self._buffers[name] = np.empty((n_rows, *shape), dtype)
-        setattr(self, name, self._buffers[name])
+        return self._buffers[name]
 
     def resize(self, n_rows: int) -> None:
         """Let the buffers have the rows of the next batch."""

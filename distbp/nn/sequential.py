@@ -37,8 +37,8 @@ class Sequential:
 
     Notes
     -----
-    ``build`` fixes the shapes, ``bind`` the memory; then ``forward`` and ``backward`` may be called. Between ``forward``
-    and ``backward`` of one batch nothing else may be computed with the same network.
+    ``build`` fixes the shapes, ``bind`` the memory, ``fuse`` the loss; then ``logits`` and ``backward`` may be called.
+    Between the two, for one batch, nothing else may be computed with the same network.
     """
 
     def __init__(self, *layers: Layer) -> None:

@@ -1,7 +1,7 @@
 """Learning-rate schedules: the factor on the learning rate, as a function of the step alone.
 
-``step`` counts from 0; ``n_steps`` is the length of the run and ``epoch_steps`` of one epoch. Linear warm-up may precede
-any of them: over the first ``warmup_steps`` the factor rises as 1/n, 2/n, ..., and the schedule starts after it.
+``step`` counts from 0; ``n_steps`` is the length of the run and ``epoch_steps`` of one epoch. Linear warm-up may
+precede any of them: over the first n = ``warmup_steps`` the factor rises as 1/n, 2/n, ..., then the schedule starts.
 """
 
 from __future__ import annotations

@@ -54,8 +54,8 @@ def benchmark(sizes: list[int], rows: int, optimizer: str, group: Group, n_steps
     -------
     dict
         Medians over steps, then means over workers: ``ms_per_step``, ``matmul_ms_per_step``, their ratio
-        ``efficiency``, ``examples_per_second``, ``phases_ms``; and ``memory_bytes``: what a worker has for itself, what the
-        workers of a machine share, and how much of that is weights.
+        ``efficiency``, ``examples_per_second``, ``phases_ms``; and ``memory_bytes``: what a worker has for itself, what
+        the workers of a machine share, and how much of that is weights.
     """
     n_workers = group.n_workers
     dataset = synthetic(rows * n_workers * _EPOCH_STEPS, sizes[0], sizes[-1])

@@ -88,7 +88,7 @@ class Coordinator:
         self.norm_blocks = [(first + i, g[i * BLOCK : (i + 1) * BLOCK]) for i in range(-(-n // BLOCK))]
 
     def measure(self, count: int) -> None:
-        """Sum the slice, divide by ``count``, the rows of the step, and write the norms of its blocks (clipping only)."""
+        """Sum the slice, divide by ``count``, the rows of the step, and write the norms of its blocks (for clipping)."""
         for block in self.blocks:
             self._mean(block, count)
         for i, g in self.norm_blocks:
@@ -112,7 +112,7 @@ class Coordinator:
     def _mean(self, block: _Block, count: int) -> None:
         for a, b, out in block.additions:
             np.add(a, b, out=out)
-        np.divide(block.sum, count, out=block.g)
+        np.multiply(block.sum, 1.0 / count, out=block.g)
         self.phases.lap("exchange")
 
     def keep(self) -> None:

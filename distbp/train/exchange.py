@@ -42,8 +42,8 @@ class Exchange(ABC):
     def gather(self, step: int, bad_shard: int) -> int:
         """Hand over the partials; return when those of this worker's slice have come.
 
-        ``bad_shard`` is a shard of this worker whose loss is not finite, or -1. Returns the same of all workers, so that
-        all stop before ``step`` is committed.
+        ``bad_shard`` is a shard of this worker whose loss is not finite, or -1. Returns the same of all workers, so
+        that all stop before ``step`` is committed.
         """
 
     @abstractmethod
@@ -103,6 +103,7 @@ class Group(ABC):
             mine = error
         first = self.first_error(mine)
         if first is not None:
+            first.agreed = True
             raise first
 
     @abstractmethod

@@ -12,7 +12,7 @@ from distbp.errors import InputError
 from distbp.train.tree import Node, cover
 
 BLOCK = 4096
-"""Elements of the parameter vector in one block. Slices are cut at block boundaries, norms are summed block by block."""
+"""Elements of the parameter vector in one block: slices are cut at block boundaries, norms summed block by block."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,6 @@ class Plan:
         return cover(self.shards(workers[0]).start, self.shards(workers[-1]).stop, self.n_shards)
 
     def delegate(self, coordinator: int, machine: int) -> int:
-        """Return the worker of ``machine`` that sends partials to ``coordinator``, on another one, and gets its slice."""
+        """Return the worker of ``machine`` that sends to ``coordinator``, on another one, and gets its new slice."""
         workers = self.workers(machine)
         return workers[coordinator % len(workers)]

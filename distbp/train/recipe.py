@@ -16,7 +16,7 @@ from distbp.nn import LAYERS, LOSSES, CategoricalCrossEntropy, Layer, Loss, Sequ
 from distbp.optim import OPTIMIZERS, SCHEDULES, Adam, Constant, Optimizer, Schedule
 
 
-class _Misfit(ValueError):
+class _MisfitError(ValueError):
     """Carries an InputError through pydantic."""
 
     def __init__(self, error: InputError) -> None:
@@ -36,35 +36,38 @@ def _build(table: Mapping[str, type[Any]], kind: str, value: object) -> object:
     """Return the instance that ``value`` names: ``name``, ``{name: first option}`` or ``{name: {option: ...}}``."""
     if isinstance(value, (Layer, Loss, Optimizer, Schedule)):
         return value
+    name: str
+    options: Any
     if isinstance(value, str):
-        name, options = value, {}
+        name, options = value, None
     elif isinstance(value, Mapping) and len(value) == 1:
-        ((name, options),) = value.items()
+        ((key, options),) = value.items()
+        name = str(key)
     else:
         form = "a name, or {name: {option: value}}"
-        raise _Misfit(InputError(form, repr(value), f"write for example {next(iter(table))}"))
+        raise _MisfitError(InputError(form, repr(value), f"write for example {next(iter(table))}"))
     if name not in table:
-        raise _Misfit(unknown(kind, str(name), table))
+        raise _MisfitError(unknown(kind, str(name), table))
     cls = table[name]
     fields = [field.name for field in dataclasses.fields(cls)]
     if options is None:
         options = {}
     if not isinstance(options, Mapping):
         if not fields:
-            raise _Misfit(InputError(f"{name} without options", repr(options), f"write just {name}"))
+            raise _MisfitError(InputError(f"{name} without options", repr(options), f"write just {name}"))
         options = {fields[0]: options}
     for option in options:
         if option not in fields:
-            raise _Misfit(unknown(f"an option of {name}", str(option), fields or ["(none)"]))
+            raise _MisfitError(unknown(f"an option of {name}", str(option), fields or ["(none)"]))
     try:
         return TypeAdapter(cls).validate_python(dict(options), strict=False)
     except InputError as error:
-        raise _Misfit(error) from None
+        raise _MisfitError(error) from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         given = "nothing" if first["type"] == "missing" else repr(first["input"])
-        raise _Misfit(InputError(first["msg"].lower(), given, "correct it", f"{name}.{place}")) from None
+        raise _MisfitError(InputError(first["msg"].lower(), given, "correct it", f"{name}.{place}")) from None
 
 
 def _config(item: Any) -> str | dict[str, Any]:
@@ -162,14 +165,13 @@ def _explain(error: ValidationError, where: str) -> InputError:
     path = [str(part) for part in first["loc"] if part not in ("float", "str")]
     place = f"{where}: {'.'.join(path)}"
     cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, _Misfit):
+    if isinstance(cause, _MisfitError):
         inner = cause.error
         about = f"{place} ({inner.where})" if inner.where else place
         return InputError(inner.expected, inner.given, inner.remedy, about)
     if first["type"] == "extra_forbidden":
-        part: Any = Recipe
-        for name in path[:-1]:
-            part = {"data": DataRecipe, "early_stopping": EarlyStopping}.get(name, part)
+        parts: dict[str, type[_Part]] = {"data": DataRecipe, "early_stopping": EarlyStopping}
+        part = parts[path[0]] if len(path) > 1 else Recipe
         misfit = unknown("a key", path[-1], part.model_fields)
         return InputError(misfit.expected, misfit.given, misfit.remedy, place)
     given = "nothing" if first["type"] == "missing" else repr(first["input"])

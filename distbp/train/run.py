@@ -175,10 +175,12 @@ class Run:
         """Do one step: rows -> worker -> partials -> tree -> coordinator -> weights."""
         bad_shard = self.exchange.gather(step, self.worker.compute(step))
         if bad_shard >= 0:
-            raise TrainingError(
+            error = TrainingError(
                 f"expected a finite loss; the loss of shard {bad_shard} at step {step} is not, and the step was not "
                 "committed; lower the learning rate, set clip_norm, or check the data"
             )
+            error.agreed = True
+            raise error
         count = self.partition.count(step % self.partition.epoch_steps)
         if self.recipe.clip_norm is not None:
             self.coordinator.measure(count)

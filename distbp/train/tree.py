@@ -1,7 +1,7 @@
 """The fixed binary tree over shards in whose order all sums are made.
 
-A node (lo, hi) stands for the shards lo..hi-1. Its children are (lo, mid) and (mid, hi), with mid = lo + the largest power
-of two smaller than hi - lo. Whoever computes a node gets the same bits, because the order of the additions is the same.
+A node (lo, hi) stands for the shards lo..hi-1. Its children are (lo, mid) and (mid, hi), with mid = lo + the largest
+power of two smaller than hi - lo. Whoever computes a node gets the same bits: the order of the additions is the same.
 """
 
 from __future__ import annotations
