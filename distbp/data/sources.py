@@ -57,7 +57,7 @@ def _digits() -> Dataset:
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays in the .npz file ``path``; raise InputError where it is broken or holds objects."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
         raise InputError(

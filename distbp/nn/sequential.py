@@ -37,7 +37,7 @@ class Sequential:
 
     Notes
     -----
-    ``build`` fixes the shapes, ``bind`` the memory, ``fuse`` the loss; then ``logits`` and ``backward`` may be called.
+    ``build`` fixes the shapes, ``fuse`` the loss, ``bind`` the memory; then ``logits`` and ``backward`` may be called.
     Between the two, for one batch, nothing else may be computed with the same network.
     """
 
@@ -71,6 +71,7 @@ class Sequential:
                 )
         self.layout = Layout(parameters, np.dtype(dtype))
         has_parameters = [bool(layer.parameters(shape)) for layer, shape in zip(self.layers, self.shapes, strict=False)]
+        self.logit_layers = self.layers
         self.lowest = has_parameters.index(True) if True in has_parameters else len(self.layers)
         return self.layout
 
@@ -100,7 +101,7 @@ class Sequential:
             layer.allocate(self.shapes[i], n_rows, self.layout.dtype, needs_dx=backward and i > self.lowest)
         for layer, views in zip(self.layers, self._views(weights), strict=True):
             layer.weight = views
-        for below, layer in pairwise(self.layers):
+        for below, layer in pairwise(self.logit_layers):
             if isinstance(below, Dense) and isinstance(layer, Activation):
                 layer.follow(below)
         self.n_rows = -1

@@ -88,7 +88,7 @@ class Coordinator:
         self.norm_blocks = [(first + i, g[i * BLOCK : (i + 1) * BLOCK]) for i in range(-(-n // BLOCK))]
 
     def measure(self, count: int) -> None:
-        """Sum the slice, divide by ``count``, the rows of the step, and write the norms of its blocks (for clipping)."""
+        """Sum the slice, divide by ``count``, the rows of the step, and write the norms of its blocks, to clip by."""
         for block in self.blocks:
             self._mean(block, count)
         for i, g in self.norm_blocks:

@@ -30,7 +30,7 @@ def metrics(tally: np.ndarray, loss: Loss) -> dict[str, Any]:
 
 
 class Evaluator:
-    """Evaluates a bound network on shards, batch by batch.
+    """Evaluates a network, fused with ``loss`` and bound, on shards, batch by batch.
 
     Attributes
     ----------
@@ -42,7 +42,6 @@ class Evaluator:
         self.network, self.loss = network, loss
         self.n_rows = evaluation_rows(row_limit)
         n_rows = max(self.n_rows, at_least)
-        network.fuse(loss)
         loss.allocate(n_rows, network.output_shape[0], network.layout.dtype)
         self.x = np.empty((n_rows, *network.input_shape), network.layout.dtype)
         self.t = loss.t

@@ -46,11 +46,12 @@ class Model:
 
     def network(self) -> tuple[Sequential, Loss]:
         """Return the network, built and bound to the weights for evaluation, and its loss."""
-        network = self.recipe.network()
+        network, loss = self.recipe.network(), self.recipe.loss_function()
         network.build(self.input_shape, self.weights.dtype)
+        network.fuse(loss)
         network.bind(self.weights, evaluation_rows(self.recipe.row_limit), backward=False)
         network.settle()
-        return network, self.recipe.loss_function()
+        return network, loss
 
     @property
     def sha256(self) -> str:

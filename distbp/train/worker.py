@@ -24,7 +24,7 @@ class Worker:
     Parameters
     ----------
     network, loss:
-        Built, not yet bound.
+        Built and fused, not yet bound.
     shards:
         For each part of the data ("train", "validation", "test"), the shards of this worker by number.
     nodes:

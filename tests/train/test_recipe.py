@@ -1,0 +1,72 @@
+"""Recipes: what is read, written, and refused with the path and the valid names."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distbp import InputError, Recipe
+from distbp.cli.recipe_file import read_recipe
+from distbp.nn import LAYERS, LOSSES
+from distbp.optim import OPTIMIZERS, SCHEDULES
+
+MINIMAL = {"model": [{"dense": 10}, "softmax"]}
+
+
+@given(
+    st.lists(st.sampled_from(sorted(LAYERS)), min_size=1, max_size=4),
+    st.sampled_from(sorted(LOSSES)),
+    st.sampled_from(sorted(OPTIMIZERS)),
+    st.sampled_from(sorted(SCHEDULES)),
+)
+def test_a_recipe_survives_writing_and_reading(layers, loss, optimizer, schedule):
+    model = [LAYERS[name].examples()[0] for name in layers]
+    recipe = Recipe.parse({"model": model, "loss": loss, "optimizer": optimizer, "schedule": schedule})
+    assert Recipe.parse(recipe.dump()).dump() == recipe.dump()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "recipe: model: expected"),
+        (MINIMAL | {"batchsize": 3}, "batchsize: expected a key of: batch_size, .*did you mean batch_size"),
+        (MINIMAL | {"data": {"sorce": "x"}}, "data.sorce: expected a key of: scaling, source, validation"),
+        (MINIMAL | {"early_stopping": {"patients": 1}}, "early_stopping.patients: .*did you mean patience"),
+        ({"model": ["rely"]}, "model.0: expected a layer of: dense, .*did you mean relu"),
+        ({"model": [{"dense": {"unit": 3}}]}, "model.0: expected an option of dense.*did you mean units"),
+        ({"model": [{"dense": "many"}]}, "model.0.*given 'many'"),
+        ({"model": [{"dense": 0}]}, "units of at least 1; given 0"),
+        ({"model": [{"dropout": 1.0}]}, r"a rate in \[0, 1\); given 1.0"),
+        (MINIMAL | {"optimizer": {"adam": {"learning_rate": -1}}}, "optimizer.*learning_rate > 0; given -1"),
+        (MINIMAL | {"epochs": 0}, "epochs: .*given 0"),
+        (MINIMAL | {"dtype": "float16"}, "dtype: expected 'float32' or 'float64'; given 'float16'"),
+        (MINIMAL | {"coordinators": 2}, "coordinators: expected 'all' or 1; given 2"),
+    ],
+)
+def test_mistakes_are_named_with_their_path(values, message):
+    with pytest.raises(InputError, match=message):
+        Recipe.parse(values)
+
+
+def test_changes_from_the_command_line():
+    recipe = read_recipe(None, ["optimizer.adam.learning_rate=0.5", "model.0.dense=7", "epochs=2", "schedule=constant"])
+    assert recipe.optimizer.learning_rate == 0.5
+    assert recipe.model[0].units == 7
+    assert (recipe.epochs, recipe.schedule.name) == (2, "constant")
+    assert read_recipe(None, ["early_stopping.patience=3"]).early_stopping.patience == 3
+
+
+@pytest.mark.parametrize("change", ["epochs", "=3", "model.9.dense=3", "epochs=[", "model.x=3"])
+def test_changes_that_cannot_be_made(change):
+    with pytest.raises(InputError):
+        read_recipe(None, [change])
+
+
+def test_a_recipe_that_is_no_yaml(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("model: [")
+    with pytest.raises(InputError, match="expected YAML"):
+        read_recipe(path, [])
+    with pytest.raises(InputError, match="a recipe that can be read"):
+        read_recipe(tmp_path / "none.yaml", [])
