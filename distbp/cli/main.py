@@ -65,8 +65,9 @@ def train(
         read = read_recipe(recipe_file, changes or [])
         return read if shards is None else read.model_copy(update={"shards": shards})
 
+    sizes = _machine_sizes(machines, workers)
     _launch_if_needed(engine, workers, recipe)
-    with _workers(engine, workers, machines, deadline) as group:
+    with _workers(engine, workers, sizes, deadline) as group:
         with group.agreement():
             agreed = recipe()
         _train(agreed, group, out)
@@ -175,8 +176,9 @@ def bench(
         sizes = []
     if len(sizes) < 2 or min(sizes) < 1:
         raise InputError("sizes such as 784,512,10", repr(layers), "give at least input and output", "--layers")
+    machine_sizes = _machine_sizes(machines, workers)
     _launch_if_needed(engine, workers)
-    with _workers(engine, workers, machines, deadline) as group:
+    with _workers(engine, workers, machine_sizes, deadline) as group:
         figures = benchmark(sizes, batch, optimizer, group, steps)
         if group.worker == 0:
             print(json.dumps(figures) if as_json else _bench_text(figures))
@@ -200,6 +202,19 @@ def _bench_text(figures: dict[str, Any]) -> str:
     )
 
 
+def _machine_sizes(machines: str | None, workers: int | None) -> tuple[int, ...] | None:
+    """Return the sizes in ``machines``, as in 3+1."""
+    if machines is None:
+        return None
+    words = machines.split("+")
+    if not all(word.isdigit() and int(word) > 0 for word in words):
+        raise InputError("sizes such as 3+1", repr(machines), "give the workers of each machine", "--machines")
+    sizes = tuple(map(int, words))
+    if sum(sizes) != (workers or sum(sizes)):
+        raise InputError(f"machines of {workers} workers in all", machines, "let them add up", "--machines")
+    return sizes
+
+
 def _launch_if_needed(engine: str, workers: int | None, recipe: Callable[[], Recipe] | None = None) -> None:
     """Start mpirun, and exit with its status, where several workers or MPI are asked for outside of it."""
     wanted = engine == "mpi" or (engine == "auto" and (workers or 1) > 1)
@@ -210,14 +225,10 @@ def _launch_if_needed(engine: str, workers: int | None, recipe: Callable[[], Rec
 
 
 @contextmanager
-def _workers(engine: str, workers: int | None, machines: str | None, deadline: float) -> Iterator[Group]:
+def _workers(engine: str, workers: int | None, machines: tuple[int, ...] | None, deadline: float) -> Iterator[Group]:
     """Give the workers of this run; where all of them raise the same error, worker 0 says it and all exit."""
     try:
-        sizes = tuple(int(n) for n in machines.split("+")) if machines else None
-    except ValueError:
-        raise InputError("sizes such as 3+1", repr(machines), "give workers a machine", "--machines") from None
-    try:
-        group = connect(engine, workers, sizes, deadline)
+        group = connect(engine, workers, machines, deadline)
     except DistbpError as error:
         error.agreed = True
         raise

@@ -54,12 +54,22 @@ def has_terminal() -> bool:
     return _TERMINAL_VARIABLE in os.environ
 
 
-def import_mpi() -> Any:
-    """Return mpi4py.MPI; raise InputError where it or the MPI library is missing."""
+def import_mpi(*, initialize: bool = True) -> Any:
+    """Return mpi4py.MPI; raise InputError where it or the MPI library is missing.
+
+    A launcher is no rank: it does not ``initialize`` MPI, which would leave shared memory of its own behind.
+    """
     session = os.environ.get("PMIX_SERVER_TMPDIR")
     if session is not None:  # Open MPI's own shared files: in the folder that mpirun removes, not in /dev/shm
         os.environ.setdefault("OMPI_MCA_btl_sm_backing_directory", session)
+    elif (
+        initialize and not is_launched()
+    ):  # one rank without mpirun shares nothing, and Open MPI would leave its file behind
+        os.environ.setdefault("OMPI_MCA_btl", "self")
     try:
+        import mpi4py
+
+        mpi4py.rc.initialize = initialize
         from mpi4py import MPI
     except ImportError as error:
         raise InputError("mpi4py and an MPI library", f"{error}".split("\n")[0], INSTALL, "engine mpi") from None
@@ -71,7 +81,7 @@ def launch(command: list[str], n_workers: int, blas_threads: int) -> int:
 
     The ranks end with this process: SIGINT and SIGTERM are handed on to mpirun, which ends them.
     """
-    import_mpi()
+    import_mpi(initialize=False)
     beside = Path(sys.executable).parent / "mpirun"
     mpirun = str(beside) if beside.exists() else shutil.which("mpirun") or shutil.which("mpiexec")
     if mpirun is None:

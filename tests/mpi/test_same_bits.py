@@ -1,0 +1,118 @@
+"""The same bits, however it runs: real processes under mpirun against one process."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests_support import RECIPE, distbp, result
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(recipe, tmp_path_factory):
+    out = tmp_path_factory.mktemp("local") / "run"
+    distbp("train", recipe, "--engine", "local", "--out", out)
+    return result(out)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("coordinators", ["all", "1"])
+def test_weights_are_the_same_bits_on_any_number_of_workers(recipe, alone, tmp_path, workers, coordinators):
+    options = ["--engine", "mpi", "--workers", workers, "--set", f"coordinators={coordinators}"]
+    distbp("train", recipe, *options, "--out", tmp_path / "run")
+    compare(result(tmp_path / "run"), alone)
+    assert result(tmp_path / "run")["workers"] == workers
+
+
+@pytest.mark.parametrize("machines", ["2+2", "3+1", "1+1+1"])
+@pytest.mark.parametrize("coordinators", ["all", "1"])
+def test_weights_are_the_same_bits_on_several_machines(recipe, alone, tmp_path, machines, coordinators):
+    workers = sum(map(int, machines.split("+")))
+    options = ["--workers", workers, "--machines", machines, "--set", f"coordinators={coordinators}"]
+    distbp("train", recipe, *options, "--out", tmp_path / "run")
+    compare(result(tmp_path / "run"), alone)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["data.scaling=standard", "optimizer=momentum", "clip_norm=null"],
+        ["early_stopping.patience=1", "epochs=12", "data.scaling=minmax"],
+        ["row_limit=5", "batch_size=200", "optimizer={adamw: {weight_decay: 0.1}}"],
+        ["batch_size=5", "epochs=1", "dtype=float64"],
+    ],
+)
+def test_every_part_of_a_recipe_keeps_the_bits(recipe, tmp_path, changes):
+    options = [word for change in changes for word in ("--set", change)]
+    results = []
+    for name, engine in {
+        "local": ["--engine", "local"],
+        "three": ["--workers", 3],
+        "machines": ["--workers", 3, "--machines", "2+1"],
+    }.items():
+        distbp("train", recipe, *engine, *options, "--out", tmp_path / name)
+        results.append(result(tmp_path / name))
+    compare(results[1], results[0])
+    compare(results[2], results[0])
+
+
+def compare(found, expected):
+    assert found["weights_sha256"] == expected["weights_sha256"]
+    for part in ("train", "validation", "test"):
+        assert found[part] == expected[part]
+    assert found["steps"] == expected["steps"]
+
+
+def test_result_has_the_promised_keys(alone):
+    keys = "weights_sha256 engine workers shards steps epochs train_seconds examples_per_second train validation test"
+    assert set(keys.split()) <= set(alone)
+    assert set(alone["test"]) == {"loss", "accuracy"}
+
+
+def test_the_run_leaves_model_metrics_and_result(recipe, tmp_path):
+    run = tmp_path / "run"
+    distbp("train", recipe, "--workers", 2, "--out", run)
+    assert sorted(path.name for path in run.iterdir()) == ["metrics.jsonl", "model.safetensors", "result.json"]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    evaluated = json.loads(distbp("evaluate", run, "digits").stdout)
+    assert evaluated == result(run)["test"]
+
+
+def test_the_same_script_trains_alone_and_under_mpirun(tmp_path):
+    import shutil
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    alone = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=True)
+    mpirun = Path(sys.executable).parent / "mpirun"
+    command = [mpirun if mpirun.exists() else shutil.which("mpirun"), "-n", "4", "--oversubscribe", "--bind-to", "none"]
+    together = subprocess.run(
+        [*command, sys.executable, script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert alone.stdout.split()[1:] == together.stdout.split()[1:]
+    assert alone.stdout.split()[0] == "1"
+    assert together.stdout.split()[0] == "4"
+
+
+SCRIPT = """
+from distbp import Trainer, load, nn, optim
+digits = load("digits")
+trainer = Trainer([nn.Dense(32), nn.ReLU(), nn.Dense(10), nn.Softmax()], optimizer=optim.Adam(0.01),
+                  scaling="minmax", epochs=2, shards=4)
+outcome = trainer.fit(digits.train.x, digits.train.y, test=(digits.test.x, digits.test.y))
+if trainer.worker == 0:
+    print(outcome.workers, outcome.weights_sha256, outcome.metrics["test"]["accuracy"])
+"""

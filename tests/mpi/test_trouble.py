@@ -1,0 +1,199 @@
+"""Bad input and deaths under mpirun: one message, a non-zero status, nothing left behind, nothing hanging."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from conftest import our_processes
+from tests_support import COMMAND, RECIPE, distbp, finish, start
+
+pytestmark = pytest.mark.timeout(120)
+LONG = RECIPE.replace("epochs: 3", "epochs: 100000")
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(LONG)
+    return path
+
+
+def training(recipe, tmp_path, workers=3, *options):
+    """Start a long run, and return it once it trains."""
+    process = start("train", recipe, "--workers", workers, "--out", tmp_path / "run", *options)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (metrics.exists() and metrics.stat().st_size > 0):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    return process
+
+
+def ranks(process):
+    """Return the worker processes of a run, not mpirun."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return [p for p in children if "python" in p.name()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run(recipe, tmp_path, number):
+    process = training(recipe, tmp_path)
+    process.send_signal(number)
+    assert finish(process, 20).returncode != 0
+    assert not our_processes()
+
+
+@pytest.mark.parametrize("victim", [0, 2])
+def test_a_killed_rank_ends_the_run(recipe, tmp_path, victim):
+    process = training(recipe, tmp_path)
+    ranks(process)[victim].kill()
+    assert finish(process, 20).returncode != 0
+
+
+def test_the_death_of_the_launcher_ends_the_run(recipe, tmp_path):
+    process = training(recipe, tmp_path)
+    process.kill()
+    process.communicate(timeout=20)
+    deadline = time.monotonic() + 20
+    while our_processes() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not our_processes()
+
+
+def test_a_stopped_rank_is_named_at_the_deadline(recipe, tmp_path):
+    process = training(recipe, tmp_path, 2, "--deadline", 2)
+    victim = ranks(process)[1]
+    victim.send_signal(signal.SIGSTOP)
+    try:
+        done = finish(process, 30)
+    finally:
+        if victim.is_running():
+            victim.send_signal(signal.SIGCONT)
+            victim.kill()
+    assert done.returncode != 0
+    assert f"process {victim.pid}" in done.stderr
+    assert "did not come within 2 s" in done.stderr
+
+
+def test_an_exception_on_one_rank_ends_all_with_its_traceback(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import numpy as np\n"
+        "from distbp import Trainer, nn\n"
+        "class Watcher:\n"
+        "    def begin(self, run): pass\n"
+        "    def step(self, step):\n"
+        "        if step == 3: raise RuntimeError('on purpose')\n"
+        "    def epoch(self, record): pass\n"
+        "    def end(self): pass\n"
+        "trainer = Trainer([nn.Dense(3), nn.Softmax()], epochs=10**6, shards=3)\n"
+        "trainer.fit(np.ones((300, 4)), np.zeros(300), watcher=Watcher())\n"
+    )
+    done = finish(under_mpirun(3, sys.executable, script), 40)
+    assert done.returncode != 0
+    assert "RuntimeError: on purpose" in done.stderr
+    assert done.stderr.count("Traceback") == 1
+
+
+def under_mpirun(n, *command):
+    beside = Path(sys.executable).parent / "mpirun"
+    mpirun = [str(beside) if beside.exists() else shutil.which("mpirun"), "-n", str(n), "--oversubscribe"]
+    words = [*mpirun, "--bind-to", "none", *map(str, command)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_users_own_mpirun_needs_no_option(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(RECIPE)
+    done = finish(under_mpirun(3, *COMMAND, "train", recipe, "--out", tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    assert "3 workers" in done.stdout
+
+
+def test_a_number_of_workers_that_mpirun_did_not_start_is_refused_once(tmp_path):
+    done = finish(under_mpirun(2, *COMMAND, "train", "--workers", 3, "--out", tmp_path / "run"))
+    assert done.returncode != 0
+    assert done.stderr.count("expected 3 workers; given 2") == 1
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Return a function that writes rows, with one change, and returns their path."""
+
+    def write(change):
+        x, y = np.random.default_rng(0).standard_normal((40, 4)), np.arange(40) % 3
+        if change is not None:
+            change(x, y)
+        np.savez(tmp_path / "data.npz", x=x, y=y)
+        return tmp_path / "data.npz"
+
+    return write
+
+
+SMALL = "model: [{dense: 3}, softmax]\nshards: 4\nepochs: 1\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda x, _: x.__setitem__((17, 2), np.nan), [], "finite numbers; given nan in row 17, column 2"),
+        (lambda _, y: y.__setitem__(30, 3), [], "integer labels from 0 to 2.*given 3 in row 30"),
+        (None, ["--shards", "50"], "at least one training row for each shard"),
+        (None, ["--set", "shards=1"], "at least one shard for each worker; given 1 shards and 2 workers"),
+        (None, ["--set", "model.0.dense=[3]"], "model.0"),
+        (None, ["--machines", "3+1"], "machines of 2 workers in all; given 3\\+1"),
+        (
+            None,
+            ["--set", "model=[{dense: 1000000}, {dense: 1000000}, {dense: 3}, softmax]"],
+            "room for the arena that the workers of this machine share",
+        ),
+        (
+            lambda x, _: x.__imul__(1e30),
+            ["--set", "loss=squared_error", "--set", "model=[{dense: 1}]"],
+            "finite loss; the loss of shard",
+        ),
+    ],
+)
+def test_bad_input_is_one_message(data, tmp_path, change, options, message):
+    import re
+
+    recipe = tmp_path / "small.yaml"
+    recipe.write_text(f"data: {{source: {data(change)}}}\n{SMALL}")
+    done = finish(start("train", recipe, "--workers", 2, "--out", tmp_path / "run", *options))
+    lines = [line for line in done.stderr.splitlines() if "RuntimeWarning" not in line and "np." not in line]
+    assert done.returncode in (2, 3)
+    assert re.search(message, done.stderr), done.stderr
+    assert len(lines) == 1, done.stderr
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_an_output_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for workers in (1, 2):
+        done = distbp("train", "--workers", workers, "--out", tmp_path / "file" / "run", status=2)
+        assert "expected a folder that can be written" in done.stderr
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    (tmp_path / "result.json").write_text("{}")
+    done = distbp("train", "--out", tmp_path, status=2)
+    assert "holds result.json of an earlier run" in done.stderr
+    assert (tmp_path / "result.json").read_text() == "{}"
+
+
+def test_missing_mpi_is_said_with_the_line_that_installs_it(tmp_path):
+    (tmp_path / "mpi4py.py").write_text("raise ImportError('No module named mpi4py')")
+    environment = dict(os.environ) | {"PYTHONPATH": str(tmp_path)}
+    done = distbp("train", "--workers", 2, status=2, env=environment)
+    assert "pip install 'distbp[mpi]'" in done.stderr
+    assert "Traceback" not in done.stderr

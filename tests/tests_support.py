@@ -1,0 +1,58 @@
+"""How tests run the ``distbp`` command, and the recipe that they share."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+COMMAND = [sys.executable, "-m", "distbp"]
+
+# 8 shards; dropout; 1294 training rows and a batch of 100, neither of which 8 divides; Adam, cosine, clipping.
+RECIPE = """
+data: {source: digits, validation: 0.1, scaling: minmax}
+model: [{dense: 96}, relu, {dropout: 0.2}, {dense: 48}, tanh, {dense: 10}, softmax]
+optimizer: {adam: {learning_rate: 0.005}}
+schedule: {cosine: {warmup_steps: 5}}
+clip_norm: 0.5
+batch_size: 100
+epochs: 3
+seed: 3
+shards: 8
+"""
+
+
+def start(*arguments: object, **options: object) -> subprocess.Popen[str]:
+    """Start ``distbp`` with these arguments."""
+    command = [*COMMAND, *map(str, arguments)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **options)  # type: ignore[call-overload]
+
+
+def finish(process: subprocess.Popen[str], timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    """Return what ``process`` did; end it and fail where it takes longer."""
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.communicate(timeout=10)
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def distbp(*arguments: object, status: int = 0, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run ``distbp`` to its end, which must have this exit status."""
+    done = finish(start(*arguments, **options))
+    assert done.returncode == status, f"exit status {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def result(folder: Path) -> dict[str, object]:
+    """Return result.json of a run."""
+    return json.loads((folder / "result.json").read_text())
+
+
+if hasattr(os, "geteuid") and os.geteuid() == 0:  # for tests that call mpirun themselves, in a container
+    os.environ |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
