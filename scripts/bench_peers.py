@@ -1,13 +1,14 @@
 """Time a training step of distbp and of its peers on the same shapes, alternating in one run.
 
-Run by scripts/bench-peers. Each measurement is a process (or two) of its own, one BLAS thread a worker; every round takes
-all of them in turn. Printed are the medians over rounds of the median milliseconds per step, and their ratios.
+Run by scripts/bench-peers. Each measurement is a process (or two) of its own, one BLAS thread a worker; every round
+takes all of them in turn. Printed are the medians over rounds of the median milliseconds per step, and their ratios.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import statistics
@@ -57,7 +58,7 @@ def _ddp_worker(rank: int, sizes: list[int], rows: int, n_steps: int, port: int,
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.distributed.init_process_group("gloo", rank=rank, world_size=WORKERS)
-    layers = [m for a, b in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(a, b), nn.ReLU())][:-1]
+    layers = [m for a, b in itertools.pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())][:-1]
     model = nn.parallel.DistributedDataParallel(nn.Sequential(*layers))
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     loss = nn.CrossEntropyLoss()
@@ -96,7 +97,7 @@ def jax_both_cores(layers: str, rows: int, n_steps: int) -> dict[str, float]:
     sizes = [int(n) for n in layers.split(",")]
     key = jax.random.PRNGKey(0)
     he = jax.nn.initializers.he_normal()
-    weights = [(he(key, (a, b)), jnp.zeros(b)) for a, b in zip(sizes, sizes[1:], strict=False)]
+    weights = [(he(key, (a, b)), jnp.zeros(b)) for a, b in itertools.pairwise(sizes)]
     x = jax.random.normal(key, (rows * WORKERS, sizes[0]))
     y = jax.random.randint(key, (rows * WORKERS,), 0, sizes[-1])
     optimizer = optax.adam(1e-3)

@@ -16,7 +16,7 @@ from distbp.errors import InputError
 from distbp.nn.dense import Dense
 from distbp.nn.layer import Layer, Shape
 
-_BLOCK_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 17
 """Rows are worked on in blocks of about this size, which stay in the L2 cache from one operation to the next."""
 
 
@@ -50,17 +50,13 @@ class Activation(Layer):
         y = self.y if dense is None else x
         self.y = y
         b = dense.weight.b if dense is not None and dense.bias else None
-        n = self.block_rows
-        if len(x) <= n:
-            if b is not None:
-                np.add(x, b, out=x)
-            self.apply(x, y, slope, *self.scratch[:, : len(x)])
-            return y
-        for i in range(0, len(x), n):
+        n_rows, n = len(x), self.block_rows
+        for i in range(0, n_rows, n):
             block = x[i : i + n]
             if b is not None:
                 np.add(block, b, out=block)
-            self.apply(block, y[i : i + n], slope[i : i + n], *self.scratch[:, : len(block)])
+            scratch = self.scratch if n_rows - i >= n else self.scratch[:, : n_rows - i]
+            self.apply(block, y[i : i + n], slope[i : i + n], *scratch)
         return y
 
     @abstractmethod

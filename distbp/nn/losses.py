@@ -141,26 +141,29 @@ class CategoricalCrossEntropy(Loss):
     def allocate(self, n_rows: int, n_out: int, dtype: np.dtype) -> None:
         super().allocate(n_rows, n_out, dtype)
         self.t = np.empty(n_rows, np.intp)
-        self.first = np.arange(n_rows) * n_out  # where each row starts
+        self.numbers = np.arange(n_rows)
         self.place = np.empty(n_rows, np.intp)
-        self.row = np.empty((2, n_rows), dtype)
+        self.row = np.empty(n_rows, dtype)
 
     def forward(self, z: np.ndarray, t: np.ndarray) -> float:
+        # Transposed, (n_out, batch): maxima and sums over classes are then few and long loops, along the batch.
         n, n_out = z.shape
-        top, row = self.row[:, :n]
-        dz, p = self.dz[:n], self.scratch.reshape(-1)[: n * n_out].reshape(n_out, n)  # long loops: along the batch
-        place = np.add(self.first[:n], t, self.place[:n])
-        picked = z.reshape(-1).take(place)
-        np.maximum.reduce(z, 1, None, top)
-        np.subtract(z.T, top, p)  # ≤ 0
+        p = self.scratch.reshape(-1)[: n * n_out].reshape(n_out, n)
+        flat, row, place = p.reshape(-1), self.row[:n], self.place[:n]
+        np.multiply(t, n, place)
+        np.add(place, self.numbers[:n], place)
+        np.copyto(p, z.T)
+        np.maximum.reduce(p, axis=0, out=row)
+        np.subtract(p, row, p)  # ≤ 0
+        picked = flat.take(place)
         np.exp(p, p)
-        np.add.reduce(p, 0, None, row)
-        np.divide(p, row, dz.T)
-        dz.reshape(-1)[place] -= 1.0
+        np.add.reduce(p, axis=0, out=row)
+        np.divide(p, row, p)
+        flat[place] -= 1.0
+        np.copyto(self.dz[:n], p.T)
         np.log(row, row)
-        np.add(row, top, row)
         np.subtract(row, picked, row)
-        return float(np.add.reduce(row, 0, np.float64))
+        return sum(row.tolist())  # in float64
 
     def correct(self, z: np.ndarray, t: np.ndarray) -> int:
         return int(np.count_nonzero(np.argmax(z, axis=1) == t))
