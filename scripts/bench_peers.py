@@ -134,7 +134,7 @@ def scikit_learn(layers: str, rows: int, n_steps: int) -> dict[str, float]:
     x, y = rng.standard_normal((n, sizes[0])).astype(np.float32), rng.integers(0, sizes[-1], n)
     model = MLPClassifier(sizes[1:-1], batch_size=n)
     classes = np.arange(sizes[-1])
-    return {"ms": median_ms(lambda: model.partial_fit(x, y, classes), max(5, n_steps // 5))}
+    return {"ms": median_ms(lambda: model.partial_fit(x, y, classes=classes), max(5, n_steps // 5))}
 
 
 PEERS = {

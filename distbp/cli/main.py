@@ -86,7 +86,7 @@ def _train(recipe: Recipe, group: Group, out: Path | None) -> None:
     with group.agreement():
         if output:
             output.finish(outcome)
-            _print_outcome(outcome, output.folder)
+            _print_outcome(console, outcome, output.folder)
 
 
 class _Both:
@@ -246,16 +246,16 @@ def _say(error: DistbpError) -> None:
     print(f"distbp: {error}", file=sys.stderr, flush=True)
 
 
-def _print_outcome(outcome: Outcome, folder: Path) -> None:
+def _print_outcome(console: Console, outcome: Outcome, folder: Path) -> None:
     table = Table("part", *next(iter(outcome.metrics.values())))
     for part, values in outcome.metrics.items():
         table.add_row(part, *(f"{value:.4f}" for value in values.values()))
-    console = Console()
     console.print(table)
     console.print(
         f"{outcome.steps} steps in {outcome.train_seconds:.1f} s, {outcome.examples_per_second:,.0f} examples/s, "
         f"{outcome.workers} workers, {outcome.shards} shards, engine {outcome.engine}",
         highlight=False,
+        soft_wrap=True,
     )
     print(f"weights_sha256 {outcome.weights_sha256}")
     print(f"model in {folder / 'model.safetensors'}", flush=True)

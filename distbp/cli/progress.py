@@ -48,7 +48,7 @@ class ProgressDisplay:
         parts += [f"validation {name} {value:.4f}" for name, value in record.get("validation", {}).items()]
         speed = f"{record['examples_per_second']:,.0f} examples/s"
         left = record["seconds"] / record["step"] * (self.n_steps - record["step"])
-        self.console.print("  ".join([*parts, speed, f"{left:.0f} s left"]), highlight=False)
+        self.console.print("  ".join([*parts, speed, f"{left:.0f} s left"]), highlight=False, soft_wrap=True)
         if self.bar is not None:
             self.bar.update(self.task, completed=record["step"], description=speed, refresh=True)
 

@@ -15,6 +15,13 @@ CHECK_ROWS = 8192
 class Rows:
     """The features ``x`` (n, ...) and the targets ``y`` (n,) or (n, k); both may be memory maps.
 
+    Parameters
+    ----------
+    where:
+        What they are called in messages.
+    chosen:
+        The numbers of the rows that are meant; None for all. Nothing is copied to choose them.
+
     Raises
     ------
     InputError
@@ -24,6 +31,7 @@ class Rows:
     x: np.ndarray
     y: np.ndarray
     where: str = "data"
+    chosen: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         for name, array in (("x", self.x), ("y", self.y)):
@@ -46,11 +54,15 @@ class Rows:
             raise InputError("at least one row", "none", "give data", self.where)
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.x) if self.chosen is None else len(self.chosen)
 
-    def take(self, index: np.ndarray) -> Rows:
-        """Return the rows of ``index`` as copies."""
-        return Rows(self.x[index], self.y[index], self.where)
+    def choose(self, places: np.ndarray) -> Rows:
+        """Return the rows at these places of the chosen ones."""
+        return Rows(self.x, self.y, self.where, self.numbers(places))
+
+    def numbers(self, places: np.ndarray) -> np.ndarray:
+        """Return the numbers that the rows at these places have in ``x`` and ``y``."""
+        return places if self.chosen is None else self.chosen[places]
 
 
 def check_finite(array: np.ndarray, rows: np.ndarray, where: str) -> None:

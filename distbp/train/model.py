@@ -91,8 +91,7 @@ class Model:
         return metrics(total(tallies), loss)
 
     def _shard(self, rows: Rows, loss: Loss, network: Sequential, places: range) -> Shard:
-        numbers = np.arange(places.start, places.stop)
-        shard = make_shard(rows, numbers, loss, network)
+        shard = make_shard(rows, np.arange(places.start, places.stop), loss, network)
         if self.scaling is not None:
             shard.scale(self.scaling)
         return shard
@@ -158,8 +157,9 @@ class Model:
         return Model(recipe, input_shape, weights, scaling)
 
 
-def make_shard(rows: Rows, numbers: np.ndarray, loss: Loss, network: Sequential) -> Shard:
-    """Return the shard of ``rows`` with these row numbers, its targets checked against ``loss`` and ``network``."""
+def make_shard(rows: Rows, places: np.ndarray, loss: Loss, network: Sequential) -> Shard:
+    """Return the shard of ``rows`` at these places, its targets checked against ``loss`` and ``network``."""
+    numbers = rows.numbers(places)
     y = np.asarray(rows.y[numbers])
     check_finite(rows.y, numbers, f"{rows.where}, targets")
     n_out, dtype = network.output_shape[0], network.layout.dtype

@@ -77,7 +77,7 @@ def with_validation(dataset: Dataset, recipe: Recipe) -> Dataset:
     if len(dataset.train) < 2:
         raise InputError("at least 2 rows, to split them", "1", "give more rows", dataset.train.where)
     train, validation = split(len(dataset.train), asked, recipe.seed)
-    return Dataset(dataset.train.take(train), dataset.train.take(validation), dataset.test, dataset.name)
+    return Dataset(dataset.train.choose(train), dataset.train.choose(validation), dataset.test, dataset.name)
 
 
 class Run:

@@ -152,6 +152,13 @@ def test_scaling_is_fitted_on_training_rows_and_kept_with_the_model(digits, scal
     assert t.evaluate(digits.test.x, digits.test.y) == outcome.metrics["test"]
 
 
+def test_rows_are_named_by_their_number_in_the_file_also_after_a_split(digits):
+    x = digits.train.x.astype(float)
+    x[1001, 5] = np.inf
+    with pytest.raises(InputError, match="inf in row 1001, column 5"):
+        trainer().fit(x, digits.train.y, validation=0.3)
+
+
 def test_memory_mapped_rows_give_the_bits_of_rows_in_memory(digits, tmp_path):
     np.save(tmp_path / "x.npy", digits.train.x)
     np.save(tmp_path / "y.npy", digits.train.y)
