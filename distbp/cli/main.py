@@ -22,7 +22,8 @@ from distbp.cli.recipe_file import read_recipe
 from distbp.data import Dataset, load
 from distbp.data.sources import read_npy
 from distbp.engine import DEADLINE_S, ENGINES, connect
-from distbp.engine.mpi import has_terminal, is_first_rank, is_launched, launch
+from distbp.engine.mpi import import_mpi
+from distbp.engine.mpirun import has_terminal, is_first_rank, is_launched, launch
 from distbp.errors import DistbpError, InputError
 from distbp.train import Group, Model, Outcome, Recipe, Run
 from distbp.train.benchmark import benchmark
@@ -220,6 +221,7 @@ def _launch_if_needed(engine: str, workers: int | None, recipe: Callable[[], Rec
     wanted = engine == "mpi" or (engine == "auto" and (workers or 1) > 1)
     if wanted and not is_launched():
         blas_threads = recipe().blas_threads if recipe else 1  # mistakes in the recipe end here
+        import_mpi(initialize=False)
         command = [sys.executable, "-m", "distbp", *sys.argv[1:]]
         raise SystemExit(launch(command, workers or 1, blas_threads))
 

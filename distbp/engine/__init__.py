@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 
 from distbp.engine.local import LocalGroup
-from distbp.engine.mpi import MpiGroup, is_launched
+from distbp.engine.mpi import MpiGroup
+from distbp.engine.mpirun import is_launched
 from distbp.errors import InputError
 from distbp.train import Group
 

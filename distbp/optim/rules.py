@@ -96,18 +96,8 @@ class Momentum(Optimizer):
 
 
 @dataclass(eq=False)
-class Nesterov(Optimizer):
+class Nesterov(Momentum):
     """u ← μ u + g;  w ← w - η (g + μ u) (Sutskever et al., ICML 2013; as in torch.optim.SGD)."""
-
-    state: ClassVar[tuple[str, ...]] = ("u",)
-
-    learning_rate: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(0.0 < self.momentum < 1.0, "a momentum in (0, 1)", self.momentum, self.name)
 
     def update(self, t: int, lr: float, w: np.ndarray, g: np.ndarray, scratch: np.ndarray, *state: np.ndarray) -> None:
         (u,) = state

@@ -1,0 +1,75 @@
+"""Starting mpirun, and what a process can know of having been started by it. Imports no MPI."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from distbp.errors import InputError
+
+INSTALL = "install it with: pip install 'distbp[mpi]'"
+_RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK")
+STATUS_VARIABLE = "DISTBP_STATUS_FILE"
+"""Names the file in which worker 0 leaves the exit status, since mpirun would comment on it."""
+_TERMINAL_VARIABLE = "DISTBP_TERMINAL"
+_HANDED_ON = (signal.SIGINT, signal.SIGTERM)
+_PR_SET_PDEATHSIG = 1
+
+
+def is_launched() -> bool:
+    """Return whether this process was started by an MPI launcher."""
+    return any(name in os.environ for name in _RANK_VARIABLES)
+
+
+def is_first_rank() -> bool:
+    """Return whether this process is rank 0, as far as its environment says, or no rank at all."""
+    return all(os.environ.get(name, "0") == "0" for name in _RANK_VARIABLES)
+
+
+def has_terminal() -> bool:
+    """Return whether a terminal shows what ranks write: only ``launch`` knows, as mpirun stands between."""
+    return _TERMINAL_VARIABLE in os.environ
+
+
+def launch(command: list[str], n_workers: int, blas_threads: int) -> int:
+    """Run ``command`` under mpirun with ``n_workers`` ranks on this machine; return the exit status.
+
+    The ranks end with this process: SIGINT and SIGTERM are handed on to mpirun, which ends them.
+    """
+    beside = Path(sys.executable).parent / "mpirun"
+    mpirun = str(beside) if beside.exists() else shutil.which("mpirun") or shutil.which("mpiexec")
+    if mpirun is None:
+        raise InputError("mpirun", "none beside python nor on the PATH", INSTALL, "engine mpi")
+    version = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=False).stdout
+    options = ["-n", str(n_workers)]
+    environment = dict(os.environ) | {"OPENBLAS_NUM_THREADS": str(blas_threads)}
+    if "Open MPI" in version or "OpenRTE" in version:
+        # Ranks bound to one core by default would share it; more ranks than cores are for tests.
+        options += ["--bind-to", "none", "--oversubscribe"]
+        if os.geteuid() == 0:  # as in containers
+            environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    if sys.stdout.isatty():
+        environment |= {_TERMINAL_VARIABLE: "1", "COLUMNS": str(shutil.get_terminal_size().columns)}
+    with tempfile.TemporaryDirectory(prefix="distbp-") as folder:
+        status = Path(folder) / "status"
+        environment[STATUS_VARIABLE] = str(status)
+        child = subprocess.Popen([mpirun, *options, *command], env=environment, preexec_fn=_end_with_parent)
+        kept = {number: signal.signal(number, lambda n, _: child.send_signal(n)) for number in _HANDED_ON}
+        try:
+            code = child.wait()
+        finally:
+            for number, handler in kept.items():
+                signal.signal(number, handler)
+        return int(status.read_text()) if status.exists() else code if code >= 0 else 128 - code
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end this process when its parent dies (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
