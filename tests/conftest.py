@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 import uuid
 from pathlib import Path
@@ -26,14 +27,15 @@ def our_processes() -> list[psutil.Process]:
     return found
 
 
-def shared_memory() -> set[str]:
-    folder = Path("/dev/shm")
-    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+def leavings() -> set[str]:
+    """Return what lies in /dev/shm, and what of ours lies among the temporary files."""
+    names = {path.name for path in Path("/dev/shm").iterdir()} if Path("/dev/shm").exists() else set()
+    return names | {path.name for path in Path(tempfile.gettempdir()).glob("distbp*")}
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind():
-    before = shared_memory()
+    before = leavings()
     yield
     deadline = time.monotonic() + 10
     while (running := our_processes()) and time.monotonic() < deadline:
@@ -41,4 +43,4 @@ def nothing_is_left_behind():
     for process in running:
         process.kill()
     assert not running, f"processes left behind: {running}"
-    assert shared_memory() <= before
+    assert leavings() <= before

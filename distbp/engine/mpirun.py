@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 from distbp.errors import InputError
@@ -56,17 +55,18 @@ def launch(command: list[str], n_workers: int, blas_threads: int) -> int:
             environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     if sys.stdout.isatty():
         environment |= {_TERMINAL_VARIABLE: "1", "COLUMNS": str(shutil.get_terminal_size().columns)}
-    with tempfile.TemporaryDirectory(prefix="distbp-") as folder:
-        status = Path(folder) / "status"
-        environment[STATUS_VARIABLE] = str(status)
-        child = subprocess.Popen([mpirun, *options, *command], env=environment, preexec_fn=_end_with_parent)
-        kept = {number: signal.signal(number, lambda n, _: child.send_signal(n)) for number in _HANDED_ON}
-        try:
-            code = child.wait()
-        finally:
-            for number, handler in kept.items():
-                signal.signal(number, handler)
-        return int(status.read_text()) if status.exists() else code if code >= 0 else 128 - code
+    status = os.memfd_create("distbp-status")  # a file without a name: nothing of it can stay behind
+    environment[STATUS_VARIABLE] = f"/proc/{os.getpid()}/fd/{status}"
+    child = subprocess.Popen([mpirun, *options, *command], env=environment, preexec_fn=_end_with_parent)
+    kept = {number: signal.signal(number, lambda n, _: child.send_signal(n)) for number in _HANDED_ON}
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+    said = os.pread(status, 16, 0)
+    os.close(status)
+    return int(said) if said else code if code >= 0 else 128 - code
 
 
 def _end_with_parent() -> None:
