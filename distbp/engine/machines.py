@@ -83,7 +83,6 @@ class MachineExchange(Exchange):
                     self.inputs[node] = aligned_zeros(n_slice, arena.layout.dtype)
                     self.incoming.append((plan.delegate(worker, machine), tag, self.inputs[node]))
         self.errands = [self._errand(c) for c in range(plan.n_coordinators) if self._is_errand(c)]
-        self.flag = np.zeros(1, np.int64)
 
     def _is_errand(self, coordinator: int) -> bool:
         bounds, home = self.plan.slice(coordinator), self.plan.machine(coordinator)

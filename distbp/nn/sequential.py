@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
@@ -181,8 +180,3 @@ class Sequential:
         for layer in self.backward_layers:
             assert dy is not None  # only the lowest layer returns None
             dy = layer.backward(dy)
-
-
-def sequential(layers: Sequential | Iterable[Layer]) -> Sequential:
-    """Return ``layers`` as a network."""
-    return layers if isinstance(layers, Sequential) else Sequential(*layers)
