@@ -28,6 +28,10 @@ class InputError(DistbpError):
         super().__init__(expected, given, remedy, where)
         self.expected, self.given, self.remedy, self.where = expected, given, remedy, where
 
+    def at(self, where: str) -> InputError:
+        """Return this error about ``where``."""
+        return InputError(self.expected, self.given, self.remedy, where)
+
     def __str__(self) -> str:
         about = f"{self.where}: " if self.where else ""
         return f"{about}expected {self.expected}; given {self.given}; {self.remedy}"

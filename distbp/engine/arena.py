@@ -10,11 +10,11 @@ from __future__ import annotations
 import mmap
 import os
 import threading
-import time
 
 import numpy as np
 
 from distbp.engine.memory import require_room
+from distbp.engine.waiting import wait_until
 from distbp.errors import InputError, TrainingError
 from distbp.nn import Layout
 from distbp.nn.vector import ALIGNMENT_BYTES
@@ -24,7 +24,6 @@ from distbp.train.plan import Plan
 _PAGE_BYTES = 4096
 _LINE = 8  # integers of 64 bits on a cache line
 _SPINS = 2000  # looks at a flag before the processor is offered to others
-_SLEEP_AFTER_S, _SLEEP_S = 0.01, 0.0002
 
 
 class ArenaMap:
@@ -146,19 +145,12 @@ class Arena:
         for _ in range(self.n_spins):
             if flags[place] >= count:
                 return
-        started = time.monotonic()
-        while flags[place] < count:
-            waited = time.monotonic() - started
-            if waited > _SLEEP_AFTER_S:
-                time.sleep(_SLEEP_S)
-            else:
-                os.sched_yield()
-            if waited > self.deadline_s:
-                raise TrainingError(
-                    f"expected worker {self.names[worker]} at the end of phase {phase!r} of step {step}; it did not "
-                    f"come within {self.deadline_s:g} s; see whether it is stopped or its machine out of memory, or "
-                    "allow more with --deadline"
-                )
+        if not wait_until(lambda: flags[place] >= count, self.deadline_s):
+            raise TrainingError(
+                f"expected worker {self.names[worker]} at the end of phase {phase!r} of step {step}; it did not come "
+                f"within {self.deadline_s:g} s; see whether it is stopped or its machine out of memory, or allow more "
+                "with --deadline"
+            )
 
     def say_bad(self, shard: int) -> None:
         """Tell the others of a shard whose loss is not finite, or of none (-1); they see it once all have met."""

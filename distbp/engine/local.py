@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-
 import numpy as np
 
 from distbp.engine.memory import private_bytes, require_room
@@ -20,9 +18,6 @@ class LocalGroup(Group):
     engine = "local"
     worker = 0
     machines = (1,)
-
-    def __init__(self) -> None:
-        self.host = socket.gethostname()
 
     def private_bytes(self) -> int:
         return private_bytes()

@@ -66,7 +66,7 @@ class MachineExchange(Exchange):
     def __init__(self, plan: Plan, worker: int, arena: Arena, link: Link, phases: Phases) -> None:
         self.plan, self.worker, self.arena, self.link, self.phases = plan, worker, arena, link, phases
         self.machine = plan.machine(worker)
-        self.is_first = worker == plan.workers(self.machine)[0]
+        self.is_first = worker == plan.leader(self.machine)
         self.others = [m for m in range(len(plan.machines)) if m != self.machine]
         self.weights, self.norms = arena.weights, arena.norms
         self.partials = [arena.partials[worker, node] for node in plan.nodes(worker)]

@@ -21,6 +21,7 @@ from distbp.engine.arena import Arena, ArenaMap, attach, reserve
 from distbp.engine.machines import Link, MachineExchange
 from distbp.engine.memory import private_bytes
 from distbp.engine.mpirun import INSTALL, STATUS_VARIABLE, is_launched
+from distbp.engine.waiting import wait_until
 from distbp.errors import DistbpError, InputError, TrainingError
 from distbp.nn import Layout
 from distbp.train.exchange import Exchange, Group
@@ -28,7 +29,7 @@ from distbp.train.phases import Phases
 from distbp.train.plan import Plan
 
 _START_DEADLINES = 10  # before training, workers read data: they may take that many deadlines
-_SPINS, _SLEEP_AFTER_S, _SLEEP_S = 200, 0.01, 0.0002
+_SPINS = 200
 
 
 def import_mpi(*, initialize: bool = True) -> Any:
@@ -104,18 +105,11 @@ class MpiGroup(Group):
         for _ in range(_SPINS):
             if self.MPI.Request.Testall(requests):
                 return
-        started = time.monotonic()
-        while not self.MPI.Request.Testall(requests):
-            waited = time.monotonic() - started
-            if waited > _SLEEP_AFTER_S:
-                time.sleep(_SLEEP_S)
-            else:
-                os.sched_yield()
-            if waited > deadline_s:
-                raise TrainingError(
-                    f"expected {what}; worker {self.worker} on {self.host} got nothing within {deadline_s:g} s; see "
-                    "whether a worker is stopped or a machine cut off, or allow more with --deadline"
-                )
+        if not wait_until(lambda: self.MPI.Request.Testall(requests), deadline_s):
+            raise TrainingError(
+                f"expected {what}; worker {self.worker} on {self.host} got nothing within {deadline_s:g} s; see "
+                "whether a worker is stopped or a machine cut off, or allow more with --deadline"
+            )
 
     def private_bytes(self) -> int:
         return private_bytes()
@@ -130,7 +124,7 @@ class MpiGroup(Group):
 
     def exchange(self, plan: Plan, layout: Layout, phases: Phases) -> Exchange:
         machine = plan.machine(self.worker)
-        first = plan.workers(machine)[0]
+        first = plan.leader(machine)
         place = ArenaMap(plan, machine, layout)
         handle = -1
         with self.agreement():
@@ -182,7 +176,7 @@ class MpiLink(Link):
     def __init__(self, group: MpiGroup, plan: Plan) -> None:
         self.group, self.comm = group, group.comm
         machine = plan.machine(group.worker)
-        is_first = group.worker == plan.workers(machine)[0]
+        is_first = group.worker == plan.leader(machine)
         self.leaders = group.comm.Split(0 if is_first else group.MPI.UNDEFINED, machine)
 
     def send(self, to: int, tag: int, array: np.ndarray) -> Any:

@@ -61,8 +61,7 @@ class Sequential:
             try:
                 self.shapes.append(layer.output_shape(shape))
             except InputError as error:
-                where = f"layer {self.layer_name(i)}"
-                raise InputError(error.expected, error.given, error.remedy, where=where) from None
+                raise error.at(f"layer {self.layer_name(i)}") from None
             for name, parameter in layer.parameters(shape).items():
                 fitting = self._initialiser_before(i) if parameter.initialiser == "default" else parameter.initialiser
                 parameters.append(

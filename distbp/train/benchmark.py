@@ -79,12 +79,12 @@ def benchmark(sizes: list[int], rows: int, optimizer: str, group: Group, n_steps
         products = matrix_products(run.network)
         per_round = -(-n_steps // _ROUNDS)
         for _ in range(_ROUNDS):
-            run.exchange.allgather(np.zeros((n_own, 1)))  # start together
+            run.exchange.barrier()  # start together
             timed_step()
             for _ in range(per_round):
                 steps.append(timed_step())
                 phases.append([run.phases.seconds[phase] for phase in PHASES])
-            run.exchange.allgather(np.zeros((n_own, 1)))
+            run.exchange.barrier()
             for i in range(per_round + 1):
                 started = time.perf_counter()
                 for product in products:

@@ -58,6 +58,10 @@ class Exchange(ABC):
     def allgather(self, values: np.ndarray) -> np.ndarray:
         """Return the rows of all shards (n_shards, k), given those of this worker's shards, in float64."""
 
+    def barrier(self) -> None:
+        """Return when all workers have called this."""
+        self.allgather(np.zeros((len(self.plan.shards(self.worker)), 1)))
+
     @property
     @abstractmethod
     def leads_machine(self) -> bool:
@@ -75,7 +79,6 @@ class Group(ABC):
     engine: str
     worker: int
     machines: tuple[int, ...]
-    host: str
 
     @property
     def n_workers(self) -> int:

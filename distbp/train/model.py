@@ -68,7 +68,8 @@ class Model:
             Where the rows have another shape than those of the training, or hold NaN or infinities.
         """
         x = np.asanyarray(x)
-        self._check_rows(x, "x")
+        self._check_shape(x, "x")
+        check_finite(x, np.arange(len(x)), "x")
         network, _ = self.network()
         n = evaluation_rows(self.recipe.row_limit)
         y = np.empty((len(x), *network.output_shape), self.weights.dtype)
@@ -81,7 +82,7 @@ class Model:
 
     def evaluate(self, rows: Rows) -> dict[str, Any]:
         """Return the mean loss and, for classifiers, the accuracy over ``rows``: the bits that training reports."""
-        self._check_rows(rows.x, rows.where)
+        self._check_shape(rows.x, rows.where)
         network, loss = self.network()
         evaluator = Evaluator(network, loss, self.recipe.row_limit)
         n_shards = self.recipe.shards or 1
@@ -96,11 +97,10 @@ class Model:
             shard.scale(self.scaling)
         return shard
 
-    def _check_rows(self, x: np.ndarray, where: str) -> None:
+    def _check_shape(self, x: np.ndarray, where: str) -> None:
         if x.shape[1:] != self.input_shape:
             given = f"rows of shape {x.shape[1:]}"
             raise InputError(f"rows of shape {self.input_shape}", given, "reshape the features", where)
-        check_finite(x, np.arange(len(x)), where)
 
     def save(self, path: Path) -> None:
         """Write the model to ``path``: its tensors by name, and the recipe as JSON in the metadata."""
@@ -166,5 +166,5 @@ def make_shard(rows: Rows, places: np.ndarray, loss: Loss, network: Sequential) 
     try:
         targets = loss.targets(y, n_out, dtype, numbers)
     except InputError as error:
-        raise InputError(error.expected, error.given, error.remedy, rows.where) from None
+        raise error.at(rows.where) from None
     return Shard(rows, numbers, targets, dtype)

@@ -75,6 +75,10 @@ class Plan:
         start = sum(self.machines[:machine])
         return range(start, start + self.machines[machine])
 
+    def leader(self, machine: int) -> int:
+        """Return the first worker of ``machine``, who acts for it."""
+        return self.workers(machine)[0]
+
     def machine(self, worker: int) -> int:
         """Return the machine of ``worker``."""
         return next(m for m in range(len(self.machines)) if worker in self.workers(m))

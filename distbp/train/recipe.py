@@ -167,13 +167,11 @@ def _explain(error: ValidationError, where: str) -> InputError:
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, _MisfitError):
         inner = cause.error
-        about = f"{place} ({inner.where})" if inner.where else place
-        return InputError(inner.expected, inner.given, inner.remedy, about)
+        return inner.at(f"{place} ({inner.where})" if inner.where else place)
     if first["type"] == "extra_forbidden":
         parts: dict[str, type[_Part]] = {"data": DataRecipe, "early_stopping": EarlyStopping}
         part = parts[path[0]] if len(path) > 1 else Recipe
-        misfit = unknown("a key", path[-1], part.model_fields)
-        return InputError(misfit.expected, misfit.given, misfit.remedy, place)
+        return unknown("a key", path[-1], part.model_fields).at(place)
     given = "nothing" if first["type"] == "missing" else repr(first["input"])
     message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return InputError(message[0].lower() + message[1:], given, "correct it", place)

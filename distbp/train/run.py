@@ -136,7 +136,7 @@ class Run:
                         shard.scale(self.scaling)
             if self.exchange.leads_machine:
                 self.network.initialise(self.exchange.weights, recipe.seed)
-            self.exchange.allgather(np.zeros((len(shards["train"]), 1)))  # nobody reads the weights before
+            self.exchange.barrier()  # nobody reads the weights before
         worker = group.worker
         self.worker = Worker(
             self.network,
