@@ -23,6 +23,8 @@ from distbp.train.plan import Plan
 
 _PAGE_BYTES = 4096
 _LINE = 8  # integers of 64 bits on a cache line
+TABLE_COLUMNS = 64
+"""Values of each shard that fit into the table of the arena at once."""
 _SPINS = 2000  # looks at a flag before the processor is offered to others
 
 
@@ -35,6 +37,7 @@ class ArenaMap:
         vector_bytes = layout.size * layout.dtype.itemsize
         self.flags = self._place(len(workers) * ALIGNMENT_BYTES)
         self.norms = self._place(plan.n_blocks * 8)
+        self.table = self._place(plan.n_shards * TABLE_COLUMNS * 8)
         self.weights = self._place(vector_bytes)
         self.partials = {(worker, node): self._place(vector_bytes) for worker in workers for node in plan.nodes(worker)}
 
@@ -118,37 +121,38 @@ class Arena:
         self.fence = threading.Lock()
         self.weights = self._vector(place.weights)
         self.norms = np.frombuffer(self.memory, np.float64, plan.n_blocks, place.norms)
+        self.table = np.frombuffer(self.memory, np.float64, plan.n_shards * TABLE_COLUMNS, place.table)
         self.partials = {key: self._vector(start) for key, start in place.partials.items()}
 
     def _vector(self, start: int) -> np.ndarray:
         return np.frombuffer(self.memory, self.layout.dtype, self.layout.size, start)
 
-    def meet(self, step: int, phase: str) -> None:
+    def meet(self, step: int, phase: str, patience: float = 1.0) -> None:
         """Return when all workers of this machine have called this as often.
 
         Raises
         ------
         TrainingError
-            Where one of them does not come before the deadline.
+            Where one of them does not come before the deadline, which is ``patience`` times as long as usual.
         """
         self.count += 1
         with self.fence:  # on processors that reorder writes: all before it is seen before the flag
             self.flags[self.own] = self.count
         for place, worker in self.others.items():
             if self.flags[place] < self.count:
-                self._wait(place, worker, step, phase)
+                self._wait(place, worker, step, phase, patience * self.deadline_s)
         with self.fence:  # nothing after it is read before the flags were
             self.phases.lap("waiting")
 
-    def _wait(self, place: int, worker: int, step: int, phase: str) -> None:
+    def _wait(self, place: int, worker: int, step: int, phase: str, deadline_s: float) -> None:
         flags, count = self.flags, self.count
         for _ in range(self.n_spins):
             if flags[place] >= count:
                 return
-        if not wait_until(lambda: flags[place] >= count, self.deadline_s):
+        if not wait_until(lambda: flags[place] >= count, deadline_s):
             raise TrainingError(
                 f"expected worker {self.names[worker]} at the end of phase {phase!r} of step {step}; it did not come "
-                f"within {self.deadline_s:g} s; see whether it is stopped or its machine out of memory, or allow more "
+                f"within {deadline_s:g} s; see whether it is stopped or its machine out of memory, or allow more "
                 "with --deadline"
             )
 

@@ -7,47 +7,36 @@ worker, the delegate, adds up what the machine has of the slice, sends that, and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
-from distbp.engine.arena import Arena
+from distbp.engine.arena import TABLE_COLUMNS, Arena
 from distbp.nn import aligned_zeros
 from distbp.train.exchange import Exchange
 from distbp.train.phases import Phases
 from distbp.train.plan import Plan
 from distbp.train.tree import SumProgram
 
-_WEIGHTS_TAG = 0  # partials have the tags 1, 2, ...
+_PATIENCE = 10.0  # workers may take that many deadlines to read data and to evaluate
+
+Messages = Sequence[tuple[int, np.ndarray]]
+"""Arrays to send to workers, or to receive from them."""
 
 
 class Link(ABC):
-    """Messages between workers; worker numbers are addresses. Started ones end in ``wait``."""
+    """Messages between workers of different machines, in rounds in which all workers take part."""
 
     @abstractmethod
-    def send(self, to: int, tag: int, array: np.ndarray) -> Any:
-        """Start to send ``array``."""
+    def round(self, sends: Messages, receives: Messages, what: str, patience: float = 1.0) -> None:
+        """Send arrays and fill others; those from one worker to another arrive in the order of both lists.
 
-    @abstractmethod
-    def receive(self, source: int, tag: int, array: np.ndarray) -> Any:
-        """Start to receive into ``array``."""
-
-    @abstractmethod
-    def wait(self, started: list[Any], what: str) -> None:
-        """Return when all that was ``started`` is done; raise TrainingError, naming ``what``, at the deadline."""
-
-    @abstractmethod
-    def allgather(self, values: np.ndarray, rows: list[int]) -> np.ndarray:
-        """Return the float64 rows of all workers, worker i giving ``rows[i]`` of them."""
-
-    @abstractmethod
-    def machine_max(self, value: int) -> int:
-        """Return the largest ``value`` over machines; only the first worker of each machine calls it."""
-
-    @abstractmethod
-    def machine_rows(self, values: np.ndarray, rows: list[int]) -> None:
-        """Fill ``values`` (float64), of which machine i has ``rows[i]``, from all machines; called as machine_max."""
+        Raises
+        ------
+        TrainingError
+            Naming ``what``, where it has not come before the deadline, which is ``patience`` times as long as usual.
+        """
 
 
 @dataclass
@@ -73,16 +62,18 @@ class MachineExchange(Exchange):
         self.bounds = plan.slice(worker)
         n_slice = self.bounds.stop - self.bounds.start
         self.inputs = {}
-        self.incoming: list[tuple[int, int, np.ndarray]] = []  # (delegate, tag, where to)
+        self.incoming: list[tuple[int, np.ndarray]] = []
         for machine in range(len(plan.machines)):
             if machine == self.machine:
                 for (_, node), vector in arena.partials.items():
                     self.inputs[node] = vector[self.bounds]
             elif n_slice:
-                for tag, node in enumerate(plan.machine_nodes(machine), 1):
+                for node in plan.machine_nodes(machine):
                     self.inputs[node] = aligned_zeros(n_slice, arena.layout.dtype)
-                    self.incoming.append((plan.delegate(worker, machine), tag, self.inputs[node]))
-        self.errands = [self._errand(c) for c in range(plan.n_coordinators) if self._is_errand(c)]
+                    self.incoming.append((plan.delegate(worker, machine), self.inputs[node]))
+        self.errands = [self._errand(c) for c in range(plan.n_workers) if self._is_errand(c)]
+        self.said = np.zeros(len(plan.machines), np.int64)  # a bad shard of each machine
+        self.step = 0
 
     def _is_errand(self, coordinator: int) -> bool:
         bounds, home = self.plan.slice(coordinator), self.plan.machine(coordinator)
@@ -110,23 +101,24 @@ class MachineExchange(Exchange):
         return self.arena.place.n_bytes
 
     def gather(self, step: int, bad_shard: int) -> int:
+        self.step = step
         self.arena.say_bad(bad_shard)
         self.arena.meet(step, "backward")
         bad = self.arena.bad_shard()
         if not self.others:
             return bad
-        started = [self.link.receive(source, tag, array) for source, tag, array in self.incoming]
+        sends = []
         for errand in self.errands:
             for a, b, out in errand.additions:
                 np.add(a, b, out=out)
-            started += [self.link.send(errand.coordinator, tag, total) for tag, total in enumerate(errand.sums, 1)]
-        if self.is_first:
-            bad = self.link.machine_max(bad)
-        self.link.wait(started, f"the partials of step {step}")
+            sends += [(errand.coordinator, vector) for vector in errand.sums]
+        self.said[self.machine] = bad
+        flags_out, flags_in = self._between_leaders(self.said, [range(m, m + 1) for m in range(len(self.said))])
+        self.link.round([*sends, *flags_out], [*self.incoming, *flags_in], f"the partials of step {step}")
         self.phases.lap("exchange")
         self.arena.meet(step, "exchange")  # all have read the flags
         if self.is_first:
-            self.arena.say_bad(bad)
+            self.arena.say_bad(int(self.said.max()))
         self.arena.meet(step, "exchange")
         return self.arena.bad_shard()
 
@@ -134,23 +126,43 @@ class MachineExchange(Exchange):
         self.arena.meet(step, "norms")
         if not self.others:
             return
-        if self.is_first:
-            rows = [sum(len(self.plan.blocks(w)) for w in self.plan.workers(m)) for m in range(len(self.plan.machines))]
-            self.link.machine_rows(self.norms, rows)
+        blocks = [self.plan.machine_blocks(m) for m in range(len(self.plan.machines))]
+        self.link.round(*self._between_leaders(self.norms, blocks), f"the norms of step {step}")
         self.phases.lap("exchange")
         self.arena.meet(step, "norms")
 
     def spread(self, step: int) -> None:
         if self.others:
             new = self.weights[self.bounds]
-            started = [self.link.receive(e.coordinator, _WEIGHTS_TAG, e.new_slice) for e in self.errands]
-            if len(new):
-                delegates = [self.plan.delegate(self.worker, machine) for machine in self.others]
-                started += [self.link.send(delegate, _WEIGHTS_TAG, new) for delegate in delegates]
-            self.link.wait(started, f"the new weights of step {step}")
+            receives = [(errand.coordinator, errand.new_slice) for errand in self.errands]
+            delegates = [self.plan.delegate(self.worker, machine) for machine in self.others] if len(new) else []
+            self.link.round([(delegate, new) for delegate in delegates], receives, f"the new weights of step {step}")
             self.phases.lap("exchange")
         self.arena.meet(step, "update")
 
     def allgather(self, values: np.ndarray) -> np.ndarray:
-        rows = [len(self.plan.shards(worker)) for worker in range(self.plan.n_workers)]
-        return self.link.allgather(np.ascontiguousarray(values, np.float64), rows)
+        shards, n_columns = self.plan.shards(self.worker), values.shape[1]
+        everything = np.empty((self.plan.n_shards, n_columns))
+        of_machines = [self.plan.machine_shards(m) for m in range(len(self.plan.machines))]
+        for start in range(0, n_columns, TABLE_COLUMNS):
+            columns = slice(start, min(start + TABLE_COLUMNS, n_columns))
+            width = columns.stop - columns.start
+            table = self.arena.table[: self.plan.n_shards * width].reshape(-1, width)
+            table[shards.start : shards.stop] = values[:, columns]
+            self.arena.meet(self.step, "evaluation", _PATIENCE)
+            if self.others:
+                what = f"the sums of the other machines after step {self.step}"
+                self.link.round(*self._between_leaders(table, of_machines), what, _PATIENCE)
+                self.arena.meet(self.step, "evaluation", _PATIENCE)
+            everything[:, columns] = table
+            self.arena.meet(self.step, "evaluation")  # nobody writes before all have read
+        return everything
+
+    def _between_leaders(self, rows: np.ndarray, of_machines: list[range]) -> tuple[Messages, Messages]:
+        """Return what this worker sends and receives, so that machines give each other their ``rows``."""
+        if not self.is_first:
+            return [], []
+        parts = [(self.plan.leader(m), rows[r.start : r.stop]) for m, r in enumerate(of_machines)]
+        own = parts.pop(self.machine)[1]
+        sends = [(leader, own) for leader, _ in parts if len(own)]
+        return sends, [(leader, part) for leader, part in parts if len(part)]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from distbp.engine.arena import Arena, ArenaMap, attach, reserve
-from distbp.engine.machines import Link, MachineExchange
+from distbp.engine.machines import Link, MachineExchange, Messages
 from distbp.engine.memory import private_bytes
 from distbp.engine.mpirun import INSTALL, STATUS_VARIABLE, is_launched
 from distbp.engine.waiting import wait_until
@@ -137,7 +137,7 @@ class MpiGroup(Group):
                 handle = attach(int(pid), int(theirs))
         names, deadline_s = self.names, self.deadline_s
         arena = Arena(handle, place, layout, plan, self.worker, machine, names, deadline_s, phases)
-        return MachineExchange(plan, self.worker, arena, MpiLink(self, plan), phases)
+        return MachineExchange(plan, self.worker, arena, MpiLink(self), phases)
 
     def finish(self, error: DistbpError) -> int:
         """Return the status to exit with after an error that all workers raise; all of them must call it.
@@ -171,39 +171,16 @@ class MpiGroup(Group):
 
 
 class MpiLink(Link):
-    """Messages by MPI."""
+    """Messages by MPI, which keeps those between two ranks in order."""
 
-    def __init__(self, group: MpiGroup, plan: Plan) -> None:
-        self.group, self.comm = group, group.comm
-        machine = plan.machine(group.worker)
-        is_first = group.worker == plan.leader(machine)
-        self.leaders = group.comm.Split(0 if is_first else group.MPI.UNDEFINED, machine)
+    def __init__(self, group: MpiGroup) -> None:
+        self.group = group
 
-    def send(self, to: int, tag: int, array: np.ndarray) -> Any:
-        return self.comm.Isend(array, to, tag)
-
-    def receive(self, source: int, tag: int, array: np.ndarray) -> Any:
-        return self.comm.Irecv(array, source, tag)
-
-    def wait(self, started: list[Any], what: str) -> None:
-        self.group.wait(started, what)
-
-    def allgather(self, values: np.ndarray, rows: list[int]) -> np.ndarray:
-        n_columns = values.shape[1]
-        everything = np.empty((sum(rows), n_columns))
-        request = self.comm.Iallgatherv(values, (everything, [n * n_columns for n in rows]))
-        self.group.wait([request], "the sums of the other workers", self.group.deadline_s * _START_DEADLINES)
-        return everything
-
-    def machine_max(self, value: int) -> int:
-        values = np.empty(self.leaders.Get_size(), np.int64)
-        self.group.wait([self.leaders.Iallgather(np.array([value], np.int64), values)], "the other machines")
-        return int(values.max())
-
-    def machine_rows(self, values: np.ndarray, rows: list[int]) -> None:
-        start = sum(rows[: self.leaders.Get_rank()])
-        own = values[start : start + rows[self.leaders.Get_rank()]].copy()
-        self.group.wait([self.leaders.Iallgatherv(own, (values, rows))], "the norms of the other machines")
+    def round(self, sends: Messages, receives: Messages, what: str, patience: float = 1.0) -> None:
+        comm = self.group.comm
+        requests = [comm.Irecv(array, source) for source, array in receives]
+        requests += [comm.Isend(array, to) for to, array in sends]
+        self.group.wait(requests, what, patience * self.group.deadline_s)
 
 
 def _parts(error: DistbpError) -> list[str]:

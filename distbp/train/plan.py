@@ -29,18 +29,21 @@ class Plan:
         Length of the parameter vector.
     n_coordinators:
         How many of the workers coordinate a slice.
+    has_server:
+        Whether the last worker is a parameter server: it computes no shard and coordinates the whole vector.
     """
 
     n_shards: int
     machines: tuple[int, ...]
     n_elements: int
     n_coordinators: int
+    has_server: bool = False
 
     def __post_init__(self) -> None:
-        if self.n_workers > self.n_shards:
+        if self.n_computing > self.n_shards:
             raise InputError(
                 "at least one shard for each worker",
-                f"{self.n_shards} shards and {self.n_workers} workers",
+                f"{self.n_shards} shards and {self.n_computing} workers",
                 "start fewer workers, or set `shards` in the recipe",
             )
 
@@ -49,12 +52,19 @@ class Plan:
         return sum(self.machines)
 
     @property
+    def n_computing(self) -> int:
+        """Return the number of workers that compute shards."""
+        return self.n_workers - self.has_server
+
+    @property
     def n_blocks(self) -> int:
         return -(-self.n_elements // BLOCK)
 
     def shards(self, worker: int) -> range:
         """Return the neighbouring shards that ``worker`` computes."""
-        return share(self.n_shards, self.n_workers, worker)
+        if worker == self.n_computing:  # the server
+            return range(self.n_shards, self.n_shards)
+        return share(self.n_shards, self.n_computing, worker)
 
     def nodes(self, worker: int) -> list[Node]:
         """Return the partials that ``worker`` hands over: the largest complete subtrees of its shards."""
@@ -63,6 +73,8 @@ class Plan:
 
     def blocks(self, worker: int) -> range:
         """Return the blocks that ``worker`` coordinates."""
+        if self.has_server:
+            return range(self.n_blocks if worker == self.n_computing else 0)
         return share(self.n_blocks, self.n_coordinators, worker) if worker < self.n_coordinators else range(0)
 
     def slice(self, worker: int) -> slice:
@@ -85,8 +97,18 @@ class Plan:
 
     def machine_nodes(self, machine: int) -> list[Node]:
         """Return the partials that ``machine`` hands over as a whole."""
+        shards = self.machine_shards(machine)
+        return cover(shards.start, shards.stop, self.n_shards)
+
+    def machine_shards(self, machine: int) -> range:
+        """Return the shards of all workers of ``machine``."""
         workers = self.workers(machine)
-        return cover(self.shards(workers[0]).start, self.shards(workers[-1]).stop, self.n_shards)
+        return range(self.shards(workers[0]).start, self.shards(workers[-1]).stop)
+
+    def machine_blocks(self, machine: int) -> range:
+        """Return the blocks that the workers of ``machine`` coordinate."""
+        own = [blocks for worker in self.workers(machine) if (blocks := self.blocks(worker))]
+        return range(own[0].start, own[-1].stop) if own else range(0)
 
     def delegate(self, coordinator: int, machine: int) -> int:
         """Return the worker of ``machine`` that sends to ``coordinator``, on another one, and gets its new slice."""
