@@ -10,6 +10,10 @@ class DistbpError(Exception):
     agreed = False
     """Whether all workers raise it together, so that one of them may say it for all."""
 
+    def parts(self) -> list[str]:
+        """Return what makes this error again, in another process."""
+        return [str(self)]
+
 
 class InputError(DistbpError):
     """Something given by the user does not fit; raised before training starts.
@@ -27,6 +31,9 @@ class InputError(DistbpError):
     def __init__(self, expected: str, given: str, remedy: str, where: str = "") -> None:
         super().__init__(expected, given, remedy, where)
         self.expected, self.given, self.remedy, self.where = expected, given, remedy, where
+
+    def parts(self) -> list[str]:
+        return [self.expected, self.given, self.remedy, self.where]
 
     def at(self, where: str) -> InputError:
         """Return this error about ``where``."""

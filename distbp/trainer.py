@@ -12,7 +12,7 @@ from distbp.data import Dataset, Rows
 from distbp.engine import DEADLINE_S, connect
 from distbp.errors import InputError
 from distbp.nn import Layer, Sequential
-from distbp.train import Model, Outcome, Recipe, Run, Watcher
+from distbp.train import Model, Outcome, Recipe, Training, Watcher
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -21,13 +21,14 @@ class Trainer:
     """Trains a network on arrays.
 
     The same script trains in one process (``python script.py``) and on four (``mpirun -n 4 python script.py``); the
-    weights are the same bits if ``shards`` is given.
+    weights are the same bits if ``shards`` is given. With ``engine="ray"`` a script or a notebook directs worker actors
+    instead, and sends each of them the rows of its shards.
 
     Parameters
     ----------
     model:
         The layers from input to output, or a Sequential.
-    engine, workers:
+    engine, workers, address, cpus_per_worker:
         As for ``distbp.engine.connect``: by default all ranks of mpirun, or this process.
     deadline_s:
         How long to wait for another worker before the run ends with an error.
@@ -58,18 +59,20 @@ class Trainer:
         engine: str = "auto",
         workers: int | None = None,
         deadline_s: float = DEADLINE_S,
+        address: str | None = None,
+        cpus_per_worker: float = 1.0,
         **recipe: Any,
     ) -> None:
         layers = model if isinstance(model, Sequential) else list(model)
         data = {"source": "arrays", "scaling": recipe.pop("scaling", "none")}
         self.recipe = Recipe.parse({"data": data, "model": layers} | recipe, "Trainer")
-        self.group = connect(engine, workers, None, deadline_s)
+        self.engine = connect(engine, workers, None, deadline_s, address, cpus_per_worker)
         self._model: Model | None = None
 
     @property
     def worker(self) -> int:
         """The number of this process among the workers: print where it is 0."""
-        return self.group.worker
+        return self.engine.worker
 
     @property
     def model(self) -> Model:
@@ -110,7 +113,8 @@ class Trainer:
         rows = None if validation is None or isinstance(validation, float) else Rows(*_arrays(validation), "validation")
         held_out = None if test is None else Rows(*_arrays(test), "test")
         dataset = Dataset(Rows(*_arrays((x, y)), "arrays"), rows, held_out)
-        outcome = Run(self.recipe.model_copy(update={"data": data}), dataset, self.group).train(watcher)
+        training = Training(self.recipe.model_copy(update={"data": data}), dataset)
+        outcome = self.engine.perform(training, watcher)
         self._model = outcome.model
         return outcome
 
@@ -132,7 +136,7 @@ class Trainer:
         """Return a trainer with the model in ``path``: a file, or the folder of a run."""
         model = Model.load(Path(path))
         trainer = cls.__new__(cls)
-        trainer.recipe, trainer.group, trainer._model = model.recipe, connect(engine), model
+        trainer.recipe, trainer.engine, trainer._model = model.recipe, connect(engine), model
         return trainer
 
 

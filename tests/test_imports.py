@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "trainer": BASE | {"nn", "data", "train", "engine"},
     "cli": BASE | {"__init__", "data", "train", "engine"},
 }
-LIBRARIES = {"mpi4py": "engine/mpi.py"}
+LIBRARIES = {"mpi4py": "engine/mpi.py", "ray": "engine/ray.py"}
 
 
 def imports(path: Path) -> set[str]:
@@ -51,11 +51,11 @@ def test_an_engine_library_is_imported_in_one_place(library, place):
     assert users == [place]
 
 
-def test_importing_distbp_imports_no_mpi():
+def test_importing_distbp_imports_no_engine_library():
     import subprocess
     import sys
 
-    code = "import sys, distbp, distbp.cli.main; sys.exit('mpi4py' in sys.modules)"
+    code = "import sys, distbp, distbp.cli.main; sys.exit(bool({'mpi4py', 'ray'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 

@@ -19,24 +19,30 @@ from distbp import __version__
 from distbp.cli.output import Output
 from distbp.cli.progress import ProgressDisplay
 from distbp.cli.recipe_file import read_recipe
-from distbp.data import Dataset, load
+from distbp.data import Dataset, load, name_of
 from distbp.data.sources import read_npy
-from distbp.engine import DEADLINE_S, ENGINES, connect
+from distbp.engine import CALLS, DEADLINE_S, ENGINES, choose, connect
 from distbp.engine.mpi import import_mpi
 from distbp.engine.mpirun import has_terminal, is_first_rank, is_launched, launch
 from distbp.errors import DistbpError, InputError
-from distbp.train import Group, Model, Outcome, Recipe, Run
-from distbp.train.benchmark import benchmark
+from distbp.train import Engine, Model, Outcome, Recipe, Training
+from distbp.train.benchmark import Benchmark
 from distbp.train.files import write_bytes
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-Engine = Annotated[
-    str, typer.Option(help=f"One of: {', '.join(ENGINES)}. auto: mpi with several workers or under mpirun.")
+EngineName = Annotated[
+    str,
+    typer.Option(
+        "--engine", help=f"One of: {', '.join(ENGINES)}. auto: mpi with several workers, ray where a cluster is given."
+    ),
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; outside mpirun, mpirun is started.")]
-Machines = Annotated[str | None, typer.Option(help="For tests: treat the ranks as on several machines, as in 3+1.")]
-Deadline = Annotated[float, typer.Option(min=0.001, help="Seconds to wait for another worker.")]
+Machines = Annotated[str | None, typer.Option(help="For tests: treat the workers as on several machines, as in 3+1.")]
+Deadline = Annotated[float, typer.Option(min=0.001, help="Seconds to wait for another worker, or for the cluster.")]
+Address = Annotated[str | None, typer.Option(help="HOST:PORT of a Ray cluster; by default RAY_ADDRESS.")]
+Cpus = Annotated[float, typer.Option(min=0.0, help="CPUs that Ray sets aside for each worker.")]
+Calls = Annotated[str, typer.Option(help=f"How Ray calls workers: {', '.join(CALLS)}.")]
 Folder = Annotated[Path, typer.Argument(help="The folder of a run, or a model file.")]
 Data = Annotated[str, typer.Argument(help="digits, a folder of IDX or .npy files, an .npz file.")]
 
@@ -52,13 +58,20 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command()
 def train(
     recipe_file: Annotated[Path | None, typer.Argument(metavar="[RECIPE.yaml]", help="By default: digits.")] = None,
-    engine: Engine = "auto",
+    engine: EngineName = "auto",
     workers: Workers = None,
     shards: Annotated[int | None, typer.Option(min=1, help="Logical workers; by default those of the recipe.")] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="Change a key of the recipe: key=value.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for model and metrics; by default runs/NAME-NUMBER.")] = None,
+    send_data: Annotated[
+        bool,
+        typer.Option(help="Ray: read the rows here, and send each worker its own."),
+    ] = False,
     machines: Machines = None,
     deadline: Deadline = DEADLINE_S,
+    address: Address = None,
+    cpus_per_worker: Cpus = 1.0,
+    calls: Calls = "auto",
 ) -> None:
     """Train a network as a recipe says; without one, train `digits`."""
 
@@ -67,24 +80,27 @@ def train(
         return read if shards is None else read.model_copy(update={"shards": shards})
 
     sizes = _machine_sizes(machines, workers)
-    _launch_if_needed(engine, workers, recipe)
-    with _workers(engine, workers, sizes, deadline) as group:
-        with group.agreement():
+    _launch_if_needed(engine, workers, address, recipe)
+    with _engine(engine, workers, sizes, deadline, address, cpus_per_worker, calls) as connected:
+        with connected.agreement():
             agreed = recipe()
-        _train(agreed, group, out)
+        _train(agreed, connected, out, send_data)
 
 
-def _train(recipe: Recipe, group: Group, out: Path | None) -> None:
-    with group.agreement():
-        dataset = load(recipe.data.source)
-    run = Run(recipe, dataset, group)
-    output: Output | None = None
-    with group.agreement():
-        if group.worker == 0:
-            output = Output(out, dataset.name)
-    console = Console(force_terminal=None if group.engine == "local" else has_terminal())
-    outcome = run.train(_Both(ProgressDisplay(console), output) if output else None)
-    with group.agreement():
+def _train(recipe: Recipe, engine: Engine, out: Path | None, send_data: bool) -> None:
+    training, output = Training(recipe), None
+    with engine.agreement():
+        if send_data:
+            training = Training(recipe, load(recipe.data.source))
+        if engine.worker == 0:
+            output = Output(out, name_of(recipe.data.source))
+    console = Console(force_terminal=has_terminal() if engine.name == "mpi" else None)
+    try:
+        outcome = engine.perform(training, _Both(ProgressDisplay(console), output) if output else None)
+    finally:
+        if output:
+            output.abandon()
+    with engine.agreement():
         if output:
             output.finish(outcome)
             _print_outcome(console, outcome, output.folder)
@@ -96,9 +112,9 @@ class _Both:
     def __init__(self, *watchers: Any) -> None:
         self.watchers = watchers
 
-    def begin(self, run: Run) -> None:
+    def begin(self, n_steps: int, n_epochs: int) -> None:
         for watcher in self.watchers:
-            watcher.begin(run)
+            watcher.begin(n_steps, n_epochs)
 
     def step(self, step: int) -> None:
         for watcher in self.watchers:
@@ -163,12 +179,15 @@ def bench(
     layers: Annotated[str, typer.Option(help="Sizes from input to output.")] = "784,512,512,10",
     batch: Annotated[int, typer.Option(min=1, help="Rows per worker and step.")] = 128,
     optimizer: Annotated[str, typer.Option(help="As in a recipe.")] = "adam",
-    engine: Engine = "auto",
+    engine: EngineName = "auto",
     workers: Workers = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps to time.")] = 200,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     machines: Machines = None,
     deadline: Deadline = DEADLINE_S,
+    address: Address = None,
+    cpus_per_worker: Cpus = 1.0,
+    calls: Calls = "auto",
 ) -> None:
     """Time a training step on random data, and its matrix products alone, on the same workers in the same run."""
     try:
@@ -178,10 +197,10 @@ def bench(
     if len(sizes) < 2 or min(sizes) < 1:
         raise InputError("sizes such as 784,512,10", repr(layers), "give at least input and output", "--layers")
     machine_sizes = _machine_sizes(machines, workers)
-    _launch_if_needed(engine, workers)
-    with _workers(engine, workers, machine_sizes, deadline) as group:
-        figures = benchmark(sizes, batch, optimizer, group, steps)
-        if group.worker == 0:
+    _launch_if_needed(engine, workers, address)
+    with _engine(engine, workers, machine_sizes, deadline, address, cpus_per_worker, calls) as connected:
+        figures = connected.perform(Benchmark(sizes, batch, optimizer, steps))
+        if connected.worker == 0:
             print(json.dumps(figures) if as_json else _bench_text(figures))
 
 
@@ -216,9 +235,12 @@ def _machine_sizes(machines: str | None, workers: int | None) -> tuple[int, ...]
     return sizes
 
 
-def _launch_if_needed(engine: str, workers: int | None, recipe: Callable[[], Recipe] | None = None) -> None:
+def _launch_if_needed(
+    engine: str, workers: int | None, address: str | None, recipe: Callable[[], Recipe] | None = None
+) -> None:
     """Start mpirun, and exit with its status, where several workers or MPI are asked for outside of it."""
-    wanted = engine == "mpi" or (engine == "auto" and (workers or 1) > 1)
+    meant = choose(engine, address)
+    wanted = meant == "mpi" or (engine == "auto" and meant == "local" and (workers or 1) > 1)
     if wanted and not is_launched():
         blas_threads = recipe().blas_threads if recipe else 1  # mistakes in the recipe end here
         import_mpi(initialize=False)
@@ -227,21 +249,23 @@ def _launch_if_needed(engine: str, workers: int | None, recipe: Callable[[], Rec
 
 
 @contextmanager
-def _workers(engine: str, workers: int | None, machines: tuple[int, ...] | None, deadline: float) -> Iterator[Group]:
-    """Give the workers of this run; where all of them raise the same error, worker 0 says it and all exit."""
+def _engine(name: str, *options: Any) -> Iterator[Engine]:
+    """Give the engine of this run; where all workers raise the same error, worker 0 says it and all exit."""
     try:
-        group = connect(engine, workers, machines, deadline)
+        engine = connect(name, *options)
     except DistbpError as error:
         error.agreed = True
         raise
     try:
-        yield group
+        yield engine
     except DistbpError as error:
-        if group.n_workers > 1 and not error.agreed:
+        if engine.n_workers > 1 and not error.agreed:
             raise
-        if group.worker == 0:
+        if engine.worker == 0:
             _say(error)
-        raise SystemExit(group.finish(error)) from None
+        raise SystemExit(engine.finish(error)) from None
+    finally:
+        engine.close()
 
 
 def _say(error: DistbpError) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from distbp.errors import InputError
-from distbp.train import Outcome, Run
+from distbp.train import Outcome
 from distbp.train.files import write_bytes
 
 _FILES = ("model.safetensors", "metrics.jsonl", "result.json")
 
 
 class Output:
-    """Writes the files of one run; a watcher of it.
+    """Writes the files of one run; a watcher of it. The folder is taken at once, and given back by ``abandon``.
 
     Raises
     ------
@@ -24,7 +24,9 @@ class Output:
 
     def __init__(self, folder: Path | None, name: str) -> None:
         self.folder = _next_folder(Path("runs"), name) if folder is None else folder
+        self.has_begun = False
         try:
+            self.is_new = not self.folder.exists()
             self.folder.mkdir(parents=True, exist_ok=True)
             found = next((file for file in _FILES if (self.folder / file).exists()), None)
             if found is None:
@@ -36,8 +38,15 @@ class Output:
             given = f"{self.folder}, which holds {found} of an earlier run"
             raise InputError("an empty folder", given, "choose another with --out, or move that run away", "output")
 
-    def begin(self, run: Run) -> None:
-        pass
+    def abandon(self) -> None:
+        """Leave nothing of a run that did not begin."""
+        if not self.has_begun:
+            (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+            if self.is_new:
+                self.folder.rmdir()
+
+    def begin(self, n_steps: int, n_epochs: int) -> None:
+        self.has_begun = True
 
     def step(self, step: int) -> None:
         pass

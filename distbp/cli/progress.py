@@ -8,8 +8,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from distbp.train import Run
-
 _REFRESH_S = 0.1
 
 
@@ -21,8 +19,8 @@ class ProgressDisplay:
         self.bar: Progress | None = None
         self.shown = 0.0
 
-    def begin(self, run: Run) -> None:
-        self.n_steps, self.n_epochs = run.n_steps, run.recipe.epochs
+    def begin(self, n_steps: int, n_epochs: int) -> None:
+        self.n_steps, self.n_epochs = n_steps, n_epochs
         if self.console.is_terminal:
             columns = (
                 "steps",

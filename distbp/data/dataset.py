@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -58,15 +58,57 @@ class Rows:
 
     def choose(self, places: np.ndarray) -> Rows:
         """Return the rows at these places of the chosen ones."""
-        return Rows(self.x, self.y, self.where, self.numbers(places))
+        return Rows(self.x, self.y, self.where, self.index(places))
 
-    def numbers(self, places: np.ndarray) -> np.ndarray:
-        """Return the numbers that the rows at these places have in ``x`` and ``y``."""
+    def index(self, places: np.ndarray) -> np.ndarray:
+        """Return where the rows at these places lie in ``x`` and ``y``."""
         return places if self.chosen is None else self.chosen[places]
 
+    def numbers(self, places: np.ndarray) -> np.ndarray:
+        """Return the numbers by which messages call the rows at these places."""
+        return self.index(places)
 
-def check_finite(array: np.ndarray, rows: np.ndarray, where: str) -> None:
-    """Raise InputError, naming row and column, where ``array[rows]`` holds NaN or an infinity."""
+    def hold(self, places: np.ndarray) -> HeldRows:
+        """Return these rows, of which only those at ``places`` (in ascending order) are kept."""
+        at = self.index(places)
+        x, y = np.ascontiguousarray(self.x[at]), np.ascontiguousarray(self.y[at])
+        return HeldRows(x, y, self.where, None, len(self), places, self.numbers(places))
+
+
+@dataclass(frozen=True)
+class HeldRows(Rows):
+    """A part of which ``x`` and ``y`` hold only some rows: those that one worker needs.
+
+    Parameters
+    ----------
+    n_rows:
+        Rows of the whole part.
+    held, names:
+        The places of the rows that are held, in ascending order, and the numbers by which messages call them.
+    """
+
+    n_rows: int = 0
+    held: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    names: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __post_init__(self) -> None:
+        pass  # checked where they were taken from; a worker may hold none
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def index(self, places: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self.held, places)
+
+    def numbers(self, places: np.ndarray) -> np.ndarray:
+        return self.names[self.index(places)]
+
+
+def check_finite(array: np.ndarray, rows: np.ndarray, where: str, numbers: np.ndarray | None = None) -> None:
+    """Raise InputError, naming row and column, where ``array[rows]`` holds NaN or an infinity.
+
+    ``numbers`` are what messages call these rows, by default their place in the array.
+    """
     if array.dtype.kind != "f":
         return
     for start in range(0, len(rows), CHECK_ROWS):
@@ -76,7 +118,7 @@ def check_finite(array: np.ndarray, rows: np.ndarray, where: str) -> None:
             row, column = np.argwhere(~finite)[0]
             raise InputError(
                 "finite numbers",
-                f"{part[row, column]} in row {rows[start + row]}, column {column}",
+                f"{part[row, column]} in row {(rows if numbers is None else numbers)[start + row]}, column {column}",
                 "clean the data, for example by leaving that row out",
                 where,
             )
@@ -89,7 +131,6 @@ class Dataset:
     train: Rows
     validation: Rows | None = None
     test: Rows | None = None
-    name: str = "data"
 
     @property
     def parts(self) -> dict[str, Rows]:

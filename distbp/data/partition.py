@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from distbp.data.dataset import Dataset
 from distbp.randomness import generator
 
 
@@ -66,3 +67,14 @@ def split(n_rows: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarr
 def share(n: int, parts: int, part: int) -> range:
     """Return the range of 0..n-1 that falls to ``part`` when cut into ``parts`` neighbouring, nearly equal ranges."""
     return range(n * part // parts, n * (part + 1) // parts)
+
+
+def places_of_shards(dataset: Dataset, partition: Partition, shards: range) -> dict[str, list[np.ndarray]]:
+    """Return, for each part, the places of the rows of each of ``shards``: in training dealt, else in their order."""
+    dealt = partition.rows()
+    places = {"train": [dealt[shard] for shard in shards]}
+    for part, rows in dataset.parts.items():
+        if part != "train":
+            spans = [share(len(rows), partition.n_shards, shard) for shard in shards]
+            places[part] = [np.arange(span.start, span.stop) for span in spans]
+    return places

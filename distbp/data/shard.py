@@ -17,8 +17,8 @@ class Shard:
     ----------
     rows:
         The whole part.
-    numbers:
-        Which of its rows belong to this shard.
+    places:
+        Of the rows of this shard in that part.
     targets:
         The targets of these rows, as the loss takes them.
     dtype:
@@ -30,17 +30,17 @@ class Shard:
         Where a feature is NaN or infinite; names row and column.
     """
 
-    def __init__(self, rows: Rows, numbers: np.ndarray, targets: np.ndarray, dtype: np.dtype) -> None:
-        check_finite(rows.x, numbers, rows.where)
+    def __init__(self, rows: Rows, places: np.ndarray, targets: np.ndarray, dtype: np.dtype) -> None:
+        self.index = rows.index(places)
+        check_finite(rows.x, self.index, rows.where, rows.numbers(places))
         self.dtype = dtype
-        self.numbers = numbers
         self.targets = targets
         self.scaling: Scaling | None = None
         self.source: np.ndarray | None = rows.x if isinstance(rows.x, np.memmap) else None
-        self.x = None if self.source is not None else np.asarray(rows.x[numbers], dtype)
+        self.x = None if self.source is not None else np.asarray(rows.x[self.index], dtype)
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.index)
 
     def scale(self, scaling: Scaling) -> None:
         """Scale the features from now on."""
@@ -55,11 +55,11 @@ class Shard:
             self.x.take(places, 0, x, "clip")
             return
         assert self.source is not None
-        x[...] = self.source[self.numbers[places]]
+        x[...] = self.source[self.index[places]]
         if self.scaling is not None:
             self.scaling.apply(x)
 
     def features(self, start: int, stop: int) -> np.ndarray:
         """Return the features at the places start..stop-1, before any scaling, in float64."""
-        raw = self.x[start:stop] if self.x is not None else self.source[self.numbers[start:stop]]  # type: ignore[index]
+        raw = self.x[start:stop] if self.x is not None else self.source[self.index[start:stop]]  # type: ignore[index]
         return np.asarray(raw, np.float64)

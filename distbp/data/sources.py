@@ -45,13 +45,16 @@ def load(source: str) -> Dataset:
     raise InputError(_LAYOUTS, f"{source!r}", "put the files under these names", "data.source")
 
 
+def name_of(source: str) -> str:
+    """Return what a run on ``source`` is called."""
+    return Path(source).expanduser().resolve().stem or "data"
+
+
 def _digits() -> Dataset:
     arrays = read_npz(_EMBEDDED)
     x, y = arrays["x"].reshape(-1, 64), arrays["y"]
     is_test = np.arange(len(x)) % 5 == 4
-    return Dataset(
-        train=Rows(x[~is_test], y[~is_test], "digits"), test=Rows(x[is_test], y[is_test], "digits"), name="digits"
-    )
+    return Dataset(train=Rows(x[~is_test], y[~is_test], "digits"), test=Rows(x[is_test], y[is_test], "digits"))
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -86,7 +89,7 @@ def _from_arrays(arrays: dict[str, np.ndarray], path: Path) -> Dataset:
         for part, suffix in _PARTS.items()
         if f"x{suffix}" in arrays and f"y{suffix}" in arrays
     }
-    return Dataset(**parts, name=path.stem)
+    return Dataset(**parts)
 
 
 def _idx_file(folder: Path, stem: str) -> Path | None:
@@ -105,4 +108,4 @@ def _from_idx(folder: Path) -> Dataset:
             raise InputError(
                 f"images and labels for {prefix}", "images only", f"add {prefix}-labels-idx1-ubyte", str(folder)
             )
-    return Dataset(**parts, name=folder.resolve().name)
+    return Dataset(**parts)

@@ -1,4 +1,4 @@
-"""Who runs where, and how bytes travel: the engines ``local`` and ``mpi``."""
+"""Who runs where, and how bytes travel: the engines ``local``, ``mpi`` and ``ray``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,31 @@ import functools
 from distbp.engine.local import LocalGroup
 from distbp.engine.mpi import MpiGroup
 from distbp.engine.mpirun import is_launched
+from distbp.engine.ray import CALLS, RayEngine, is_in_cluster
 from distbp.errors import InputError
-from distbp.train import Group
+from distbp.train import Engine
 
-ENGINES = ("auto", "local", "mpi")
-"""auto: mpi where an MPI launcher started this process, else local."""
+ENGINES = ("auto", "local", "mpi", "ray")
+"""auto: mpi where an MPI launcher started this process, ray where an address of a cluster is known, else local."""
 
 DEADLINE_S = 60.0
+
+
+def choose(engine: str, address: str | None = None) -> str:
+    """Return the engine that ``engine`` means here: a name of ``ENGINES``, but never ``auto``.
+
+    Raises
+    ------
+    InputError
+        Where there is no such engine.
+    """
+    if engine not in ENGINES:
+        raise InputError(f"an engine of: {', '.join(ENGINES)}", repr(engine), "choose one of these", "engine")
+    if engine != "auto":
+        return engine
+    if is_launched():
+        return "mpi"
+    return "ray" if address is not None or is_in_cluster() else "local"
 
 
 @functools.cache
@@ -22,31 +40,38 @@ def connect(
     workers: int | None = None,
     machines: tuple[int, ...] | None = None,
     deadline_s: float = DEADLINE_S,
-) -> Group:
-    """Return the workers that this process is one of.
+    address: str | None = None,
+    cpus_per_worker: float = 1.0,
+    calls: str = "auto",
+) -> Engine:
+    """Return what does the jobs of this program: the workers that it is one of, or those of a Ray cluster.
 
     Parameters
     ----------
     engine:
         A name of ``ENGINES``.
     workers:
-        How many there must be; by default as many as were started.
+        How many there must be; by default as many as were started, and with ray one.
     machines:
-        For tests: treat the MPI ranks as if they ran on machines with that many workers each.
+        For tests: treat the workers as if they ran on machines with that many each.
     deadline_s:
-        How long to wait for another worker before the run ends with an error.
+        How long to wait for another worker, and for the resources of a Ray cluster.
+    address, cpus_per_worker, calls:
+        As for ``distbp.engine.ray.RayEngine``.
 
     Raises
     ------
     InputError
-        Where the engine does not exist or is not installed, or the workers were not started.
+        Where the engine does not exist, is not installed or not to be reached, or the workers were not started.
     """
-    if engine not in ENGINES:
-        raise InputError(f"an engine of: {', '.join(ENGINES)}", repr(engine), "choose one of these", "engine")
-    if engine == "auto":
-        engine = "mpi" if is_launched() else "local"
-    group: Group = MpiGroup(machines, deadline_s) if engine == "mpi" else LocalGroup()
+    engine = choose(engine, address)
+    if engine == "ray":
+        return RayEngine(workers or 1, machines, deadline_s, address, cpus_per_worker, calls)
+    group = MpiGroup(machines, deadline_s) if engine == "mpi" else LocalGroup()
     if workers is not None and workers != group.n_workers:
         given = f"{group.n_workers} started by the engine {engine}"
         raise InputError(f"{workers} workers", given, f"start them with: mpirun -n {workers} python SCRIPT", "workers")
     return group
+
+
+__all__ = ["CALLS", "DEADLINE_S", "ENGINES", "choose", "connect"]

@@ -15,7 +15,7 @@ from distbp.train.plan import Plan
 class LocalGroup(Group):
     """The only process is the only worker."""
 
-    engine = "local"
+    name = "local"
     worker = 0
     machines = (1,)
 

@@ -38,6 +38,10 @@ class Link(ABC):
             Naming ``what``, where it has not come before the deadline, which is ``patience`` times as long as usual.
         """
 
+    @abstractmethod
+    def step_done(self, step: int) -> None:
+        """Hear that ``step`` is done; may wait until more steps are asked for."""
+
 
 @dataclass
 class _Errand:
@@ -74,6 +78,16 @@ class MachineExchange(Exchange):
         self.errands = [self._errand(c) for c in range(plan.n_workers) if self._is_errand(c)]
         self.said = np.zeros(len(plan.machines), np.int64)  # a bad shard of each machine
         self.step = 0
+
+    @property
+    def peers(self) -> list[int]:
+        """The workers that this one exchanges messages with, in ascending order; it is a peer of each of them."""
+        peers = {errand.coordinator for errand in self.errands}
+        if self.bounds.stop > self.bounds.start:
+            peers |= {self.plan.delegate(self.worker, machine) for machine in self.others}
+        if self.is_first:
+            peers |= {self.plan.leader(machine) for machine in self.others}
+        return sorted(peers)
 
     def _is_errand(self, coordinator: int) -> bool:
         bounds, home = self.plan.slice(coordinator), self.plan.machine(coordinator)
@@ -139,6 +153,7 @@ class MachineExchange(Exchange):
             self.link.round([(delegate, new) for delegate in delegates], receives, f"the new weights of step {step}")
             self.phases.lap("exchange")
         self.arena.meet(step, "update")
+        self.link.step_done(step)
 
     def allgather(self, values: np.ndarray) -> np.ndarray:
         shards, n_columns = self.plan.shards(self.worker), values.shape[1]

@@ -5,28 +5,21 @@ mpi4py's buffer calls only: no object is pickled.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
 import traceback
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 
-from distbp.engine.arena import Arena, ArenaMap, attach, reserve
-from distbp.engine.machines import Link, MachineExchange, Messages
-from distbp.engine.memory import private_bytes
+from distbp.engine.group import MachineGroup, machine_identity
+from distbp.engine.machines import Link, Messages
 from distbp.engine.mpirun import INSTALL, STATUS_VARIABLE, is_launched
 from distbp.engine.waiting import wait_until
 from distbp.errors import DistbpError, InputError, TrainingError
-from distbp.nn import Layout
-from distbp.train.exchange import Exchange, Group
-from distbp.train.phases import Phases
-from distbp.train.plan import Plan
 
 _START_DEADLINES = 10  # before training, workers read data: they may take that many deadlines
 _SPINS = 200
@@ -54,7 +47,7 @@ def import_mpi(*, initialize: bool = True) -> Any:
     return MPI
 
 
-class MpiGroup(Group):
+class MpiGroup(MachineGroup):
     """All ranks of MPI_COMM_WORLD, numbered so that those of one machine are neighbours.
 
     Parameters
@@ -65,7 +58,7 @@ class MpiGroup(Group):
         How long to wait for another worker.
     """
 
-    engine = "mpi"
+    name = "mpi"
 
     def __init__(self, machines: tuple[int, ...] | None = None, deadline_s: float = 60.0) -> None:
         self.MPI = MPI = import_mpi()
@@ -74,7 +67,7 @@ class MpiGroup(Group):
         self.worker = self.comm.Get_rank()
         self.host = MPI.Get_processor_name()
         sys.excepthook = self._end_all
-        identities = self.allgather_text(_machine_identity())
+        identities = self.allgather_text(machine_identity())
         if machines is not None:
             if sum(machines) != len(identities) or min(machines) < 1:
                 given, ranks = "+".join(map(str, machines)), len(identities)
@@ -111,33 +104,8 @@ class MpiGroup(Group):
                 "whether a worker is stopped or a machine cut off, or allow more with --deadline"
             )
 
-    def private_bytes(self) -> int:
-        return private_bytes()
-
-    def first_error(self, error: DistbpError | None) -> DistbpError | None:
-        text = "" if error is None else json.dumps([type(error) is InputError, _parts(error)])
-        for theirs in self.allgather_text(text):
-            if theirs:
-                is_input, parts = json.loads(theirs)
-                return InputError(*parts) if is_input else TrainingError(*parts)
-        return None
-
-    def exchange(self, plan: Plan, layout: Layout, phases: Phases) -> Exchange:
-        machine = plan.machine(self.worker)
-        first = plan.leader(machine)
-        place = ArenaMap(plan, machine, layout)
-        handle = -1
-        with self.agreement():
-            if self.worker == first:
-                handle = reserve(place.n_bytes)
-        doors = self.allgather_text(f"{os.getpid()} {handle}")
-        with self.agreement():  # nobody goes on, and the first worker lets go, before all are in
-            if self.worker != first:
-                pid, theirs = doors[first].split()
-                handle = attach(int(pid), int(theirs))
-        names, deadline_s = self.names, self.deadline_s
-        arena = Arena(handle, place, layout, plan, self.worker, machine, names, deadline_s, phases)
-        return MachineExchange(plan, self.worker, arena, MpiLink(self), phases)
+    def link(self) -> Link:
+        return MpiLink(self)
 
     def finish(self, error: DistbpError) -> int:
         """Return the status to exit with after an error that all workers raise; all of them must call it.
@@ -182,17 +150,5 @@ class MpiLink(Link):
         requests += [comm.Isend(array, to) for to, array in sends]
         self.group.wait(requests, what, patience * self.group.deadline_s)
 
-
-def _parts(error: DistbpError) -> list[str]:
-    if isinstance(error, InputError):
-        return [error.expected, error.given, error.remedy, error.where]
-    return [str(error)]
-
-
-def _machine_identity() -> str:
-    """Return what processes share that can share memory: the host, its boot, its table of processes."""
-    identity = [os.uname().nodename]
-    with suppress(OSError):
-        identity.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        identity.append(str(Path("/proc/self/ns/pid").readlink()))
-    return " ".join(identity)
+    def step_done(self, step: int) -> None:
+        pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from distbp.data import Dataset, Rows
 from distbp.nn import Dense, Sequential
-from distbp.train.exchange import Group
+from distbp.train.exchange import Group, Watcher
 from distbp.train.phases import PHASES
 from distbp.train.recipe import Recipe
 from distbp.train.run import Run
@@ -47,16 +48,38 @@ def matrix_products(network: Sequential) -> list[Callable[[], object]]:
     return products
 
 
-def benchmark(sizes: list[int], rows: int, optimizer: str, group: Group, n_steps: int) -> dict[str, Any]:
-    """Time ``n_steps`` training steps and as many times their matrix products, in alternating rounds.
+@dataclass(frozen=True)
+class Benchmark:
+    """Time training steps and as many times their matrix products, in alternating rounds.
 
-    Returns
-    -------
-    dict
+    Parameters
+    ----------
+    sizes:
+        Of the layers, from input to output.
+    rows:
+        Per worker and step.
+    optimizer:
+        As in a recipe.
+    n_steps:
+        How many steps to time.
+    """
+
+    sizes: list[int]
+    rows: int
+    optimizer: str
+    n_steps: int
+
+    def perform(self, group: Group, watcher: Watcher | None = None) -> dict[str, Any]:
+        """Return the figures.
+
         Medians over steps, then means over workers: ``ms_per_step``, ``matmul_ms_per_step``, their ratio
         ``efficiency``, ``examples_per_second``, ``phases_ms``; and ``memory_bytes``: what a worker has for itself, what
         the workers of a machine share, and how much of that is weights.
-    """
+        """
+        return _benchmark(self.sizes, self.rows, self.optimizer, group, self.n_steps)
+
+
+def _benchmark(sizes: list[int], rows: int, optimizer: str, group: Group, n_steps: int) -> dict[str, Any]:
     n_workers = group.n_workers
     dataset = synthetic(rows * n_workers * _EPOCH_STEPS, sizes[0], sizes[-1])
     run = Run(recipe(sizes, rows, optimizer, n_workers), dataset, group)
@@ -98,7 +121,7 @@ def benchmark(sizes: list[int], rows: int, optimizer: str, group: Group, n_steps
         "layers": sizes,
         "rows_per_worker": rows,
         "optimizer": optimizer,
-        "engine": group.engine,
+        "engine": group.name,
         "workers": n_workers,
         "steps": len(steps),
         "ms_per_step": 1e3 * mean[0],

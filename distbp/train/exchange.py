@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from distbp.nn import Layout
 from distbp.train.phases import Phases
 from distbp.train.plan import Plan
 from distbp.train.tree import Node
+
+T = TypeVar("T", covariant=True)
 
 
 class Exchange(ABC):
@@ -73,32 +76,29 @@ class Exchange(ABC):
         """The memory that the workers of this machine share."""
 
 
-class Group(ABC):
-    """The workers of a run, before anything is exchanged."""
+class Engine(ABC):
+    """What does the jobs of a program: the workers that this process is one of, or those that it directs."""
 
-    engine: str
+    name: str
     worker: int
-    machines: tuple[int, ...]
+    """The number of this process among the workers; 0 where it directs them."""
 
     @property
+    @abstractmethod
     def n_workers(self) -> int:
-        return sum(self.machines)
+        """How many workers compute shards."""
 
     @abstractmethod
-    def private_bytes(self) -> int:
-        """Return the memory that only this worker uses."""
+    def first_error(self, error: DistbpError | None) -> DistbpError | None:
+        """Return the error of the first process that has one, the same on all that call this."""
 
     @abstractmethod
     def finish(self, error: DistbpError) -> int:
         """Return the status to exit with after an ``error`` that all workers raise; all of them must call it."""
 
-    @abstractmethod
-    def first_error(self, error: DistbpError | None) -> DistbpError | None:
-        """Return the error of the first worker that has one, the same on all workers."""
-
     @contextmanager
     def agreement(self) -> Iterator[None]:
-        """Let all workers raise where one of them raises a DistbpError inside."""
+        """Let all raise where one of them raises a DistbpError inside."""
         mine: DistbpError | None = None
         try:
             yield
@@ -110,5 +110,65 @@ class Group(ABC):
             raise first
 
     @abstractmethod
+    def perform(self, job: Job[T], watcher: Watcher | None = None) -> T:
+        """Do ``job`` on all workers; return what it gives, the same on all that call this."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of what the engine holds."""
+
+
+class Job(Protocol[T]):
+    """Something that all workers do together."""
+
+    def perform(self, group: Group, watcher: Watcher | None) -> T:
+        """Do this worker's share; ``watcher`` is told how it goes, by worker 0 only."""
+
+
+class Watcher(Protocol):
+    """Somebody who is told how training goes."""
+
+    def begin(self, n_steps: int, n_epochs: int) -> None:
+        """Training starts; it will take that many steps and epochs, if it does not stop early."""
+
+    def step(self, step: int) -> None:
+        """``step`` (from 0) is done."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """An epoch is done; ``record`` is its line in metrics.jsonl."""
+
+    def end(self) -> None:
+        """Training is over, rightly or not."""
+
+
+class Group(Engine):
+    """The workers of a run, of which this process is one.
+
+    Attributes
+    ----------
+    machines:
+        The number of workers on each machine, with the parameter server.
+    has_server:
+        Whether the last worker is a parameter server, which computes no shard.
+    """
+
+    machines: tuple[int, ...]
+    has_server = False
+
+    @property
+    def n_workers(self) -> int:
+        return sum(self.machines) - self.has_server
+
+    @abstractmethod
+    def private_bytes(self) -> int:
+        """Return the memory that only this worker uses."""
+
+    @abstractmethod
     def exchange(self, plan: Plan, layout: Layout, phases: Phases) -> Exchange:
         """Return this worker's exchange; raise InputError where there is no room for it."""
+
+    def perform(self, job: Job[T], watcher: Watcher | None = None) -> T:
+        return job.perform(self, watcher)
+
+    def close(self) -> None:
+        pass

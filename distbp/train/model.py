@@ -159,12 +159,12 @@ class Model:
 
 def make_shard(rows: Rows, places: np.ndarray, loss: Loss, network: Sequential) -> Shard:
     """Return the shard of ``rows`` at these places, its targets checked against ``loss`` and ``network``."""
-    numbers = rows.numbers(places)
-    y = np.asarray(rows.y[numbers])
-    check_finite(rows.y, numbers, f"{rows.where}, targets")
+    index, numbers = rows.index(places), rows.numbers(places)
+    y = np.asarray(rows.y[index])
+    check_finite(rows.y, index, f"{rows.where}, targets", numbers)
     n_out, dtype = network.output_shape[0], network.layout.dtype
     try:
         targets = loss.targets(y, n_out, dtype, numbers)
     except InputError as error:
         raise error.at(rows.where) from None
-    return Shard(rows, numbers, targets, dtype)
+    return Shard(rows, places, targets, dtype)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from distbp.data import Dataset, Partition, Scaling, load, minmax, share, split, standard
+from distbp.data import Dataset, Partition, Scaling, minmax, places_of_shards, standard
 from distbp.data.shard import Shard
 from distbp.errors import InputError, TrainingError
 from distbp.train.coordinator import Coordinator
 from distbp.train.evaluator import metrics
-from distbp.train.exchange import Group
+from distbp.train.exchange import Group, Watcher
 from distbp.train.model import Model, make_shard
 from distbp.train.phases import Phases
 from distbp.train.plan import Plan
@@ -23,22 +24,6 @@ from distbp.train.tree import total
 from distbp.train.worker import Worker
 
 _SCALING_ROWS = 1024
-
-
-class Watcher(Protocol):
-    """Somebody who is told how training goes; worker 0 tells."""
-
-    def begin(self, run: Run) -> None:
-        """Training starts."""
-
-    def step(self, step: int) -> None:
-        """``step`` (from 0) is done."""
-
-    def epoch(self, record: dict[str, Any]) -> None:
-        """An epoch is done; ``record`` is its line in metrics.jsonl."""
-
-    def end(self) -> None:
-        """Training is over, rightly or not."""
 
 
 @dataclass
@@ -65,21 +50,6 @@ class Outcome:
         return figures | self.metrics
 
 
-def with_validation(dataset: Dataset, recipe: Recipe) -> Dataset:
-    """Return ``dataset`` with the validation part that the recipe asks for."""
-    asked = recipe.data.validation
-    if asked is None:
-        return dataset
-    if isinstance(asked, str):
-        return Dataset(dataset.train, load(asked).train, dataset.test, dataset.name)
-    if not 0.0 < asked < 1.0:
-        raise InputError("a fraction in (0, 1), or a source", str(asked), "change it", "recipe: data.validation")
-    if len(dataset.train) < 2:
-        raise InputError("at least 2 rows, to split them", "1", "give more rows", dataset.train.where)
-    train, validation = split(len(dataset.train), asked, recipe.seed)
-    return Dataset(dataset.train.choose(train), dataset.train.choose(validation), dataset.test, dataset.name)
-
-
 class Run:
     """One worker's share of a run.
 
@@ -88,7 +58,7 @@ class Run:
     recipe:
         What is trained; without ``shards``, the number of workers is taken.
     dataset:
-        The rows; every worker is given the whole and keeps its shards.
+        The rows, with a validation part if there is to be one; every worker keeps those of its shards.
     group:
         The workers; every worker makes its own ``Run`` with the same recipe and dataset.
 
@@ -103,7 +73,6 @@ class Run:
             self.recipe = recipe.model_copy(update={"shards": recipe.shards or group.n_workers})
             n_shards = self.recipe.shards
             assert n_shards is not None
-            dataset = with_validation(dataset, self.recipe)
             if recipe.early_stopping and "validation" not in dataset.parts:
                 raise InputError("validation data, for early stopping", "none", "set data.validation", "recipe")
             self.network, self.loss = self.recipe.network(), self.recipe.loss_function()
@@ -122,7 +91,7 @@ class Run:
                     "at least one training row for each shard", given, "lower `shards`", dataset.train.where
                 )
             n_coordinators = 1 if recipe.coordinators == 1 else group.n_workers
-            self.plan = Plan(n_shards, group.machines, layout.size, n_coordinators)
+            self.plan = Plan(n_shards, group.machines, layout.size, n_coordinators, group.has_server)
             self.partition = Partition(len(dataset.train), n_shards, recipe.batch_size, recipe.seed)
             shards = self._own_shards(dataset, group.worker)
         self.group, self.phases = group, Phases()
@@ -193,7 +162,7 @@ class Run:
         watcher = watcher if self.group.worker == 0 else None
         with threadpool_limits(self.recipe.blas_threads, "blas"):
             if watcher:
-                watcher.begin(self)
+                watcher.begin(self.n_steps, self.recipe.epochs)
             try:
                 history = self._epochs(watcher)
             finally:
@@ -257,7 +226,7 @@ class Run:
         return Outcome(
             model=model,
             weights_sha256=model.sha256,
-            engine=self.group.engine,
+            engine=self.group.name,
             workers=self.group.n_workers,
             shards=self.plan.n_shards,
             steps=history[-1]["step"],
@@ -270,17 +239,15 @@ class Run:
         )
 
     def _own_shards(self, dataset: Dataset, worker: int) -> dict[str, dict[int, Shard]]:
-        """Return the rows of this worker's shards: of the training part as dealt, of the others in their order."""
-        n_shards, own = self.plan.n_shards, self.plan.shards(worker)
-        dealt = self.partition.rows()
-        shards = {"train": {i: make_shard(dataset.train, dealt[i], self.loss, self.network) for i in own}}
-        for name, rows in dataset.parts.items():
-            if name != "train":
-                places = {i: share(len(rows), n_shards, i) for i in own}
-                shards[name] = {
-                    i: make_shard(rows, np.arange(p.start, p.stop), self.loss, self.network) for i, p in places.items()
-                }
-        return shards
+        """Return the rows of this worker's shards, by part and shard."""
+        own = self.plan.shards(worker)
+        return {
+            part: {
+                shard: make_shard(dataset.parts[part], places, self.loss, self.network)
+                for shard, places in zip(own, shard_places, strict=True)
+            }
+            for part, shard_places in places_of_shards(dataset, self.partition, own).items()
+        }
 
     def _fit_scaling(self, shards: dict[int, Shard], n_rows: int) -> Scaling | None:
         """Fit the scaling on all training rows: sums over shards, along the tree."""
@@ -291,12 +258,11 @@ class Run:
 
         def over_rows(reduce: Any, f: Any) -> np.ndarray:
             """Return ``reduce`` over the rows x of each shard, of f(x): (n_own_shards, n_features)."""
-            return np.array(
-                [
-                    reduce([reduce(f(s.features(k, k + _SCALING_ROWS)), axis=0) for k in blocks[i]], axis=0).ravel()
-                    for i, s in shards.items()
-                ]
-            )
+            values = [
+                reduce([reduce(f(s.features(k, k + _SCALING_ROWS)), axis=0) for k in blocks[i]], axis=0)
+                for i, s in shards.items()
+            ]
+            return np.array(values).reshape(len(shards), math.prod(shape))
 
         dtype = np.dtype(self.recipe.dtype)
         if kind == "minmax":

@@ -131,8 +131,8 @@ class Worker:
 
     def epoch_tally(self) -> np.ndarray:
         """Return the tally of the training rows since the start of the epoch (n_own_shards, 3); no accuracy."""
-        return np.array(list(self.tally.values()))
+        return np.array(list(self.tally.values())).reshape(-1, len(TALLY))
 
     def evaluate(self, part: str) -> np.ndarray:
         """Return the tally of all rows of ``part`` under the present weights (n_own_shards, 3)."""
-        return np.array([self.evaluator.tally(rows) for rows in self.shards[part].values()])
+        return np.array([self.evaluator.tally(rows) for rows in self.shards[part].values()]).reshape(-1, len(TALLY))

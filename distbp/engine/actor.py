@@ -1,0 +1,244 @@
+"""A worker as an actor: a process in which a job runs in one thread, while others carry its messages.
+
+The job is the same program that MPI ranks run. Wherever it needs others, it asks and waits; ``turn`` hands it the
+answer and returns what it asks next. Imports no Ray: any caller of these methods will do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import queue
+import threading
+import traceback
+from contextlib import suppress
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from distbp.engine.group import MachineGroup, machine_identity
+from distbp.engine.machines import Link, MachineExchange, Messages
+from distbp.engine.messages import pack, pack_error, pack_result, unpack, unpack_job
+from distbp.errors import DistbpError, TrainingError
+from distbp.nn import Layout
+from distbp.train import Exchange
+from distbp.train.phases import Phases
+from distbp.train.plan import Plan
+
+PACKAGES = ("ray", "numpy", "distbp")
+"""Whose versions must be the same in the driver and in all workers; Python's must, too."""
+
+_PAUSE_S = 0.5  # a turn takes no longer than this, so that its caller hears of trouble elsewhere
+_PAUSE_BETWEEN_MACHINES_S = 0.1  # there, others may need the next turn to go on
+_START = bytes(64)  # of every message between workers: none is empty, and what follows is aligned
+_NEVER = 1 << 62
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and ``PACKAGES`` in this process."""
+    return {"Python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+
+
+class RayWorker:
+    """One worker process. Its methods are called by the driver: ``run`` once, the others while that goes on."""
+
+    def __init__(self) -> None:
+        self.asked: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.request: dict[str, Any] | None = None  # what the job waits for
+        self.events: list[Any] = []
+        self.step = -1
+        self.n_texts = 0
+        self.n_turns, self.turned = 0, threading.Condition()
+        self.pause_s = _PAUSE_S
+        self.round: Round | None = None
+        self.inbox: dict[int, list[bytes]] = {}  # of each peer, in ascending order
+
+    def hello(self) -> str:
+        """Return where this is and what it runs on, as JSON."""
+        return json.dumps(
+            {"identity": machine_identity(), "host": platform.node(), "pid": os.getpid(), "versions": versions()}
+        )
+
+    def run(self, job: bytes, crew: bytes, rows: bytes) -> bytes:
+        """Do ``job`` as the worker that ``crew`` says, with ``rows``; return the result of worker 0, or an error."""
+        group = ActorGroup(self, **unpack(crew)[0])
+        leads = group.worker == 0
+        try:
+            result = unpack_job(job, rows).perform(group, Recorder(self.events) if leads else None)
+            end = pack({}) + (pack_result(result) if leads else b"")
+        except DistbpError as error:
+            end = pack({"error": pack_error(error), "agreed": error.agreed, "step": self.step})
+        except Exception:
+            end = pack({"traceback": traceback.format_exc(), "step": self.step})
+        self.asked.put({"kind": "end"})
+        return end
+
+    def turn(self, command: bytes) -> bytes:
+        """Answer what the job waits for; return, as JSON, what it asks next.
+
+        ``command`` is JSON: the step to go on ``until`` and, once all have asked for them, the ``texts`` of all.
+        The report says the ``kind`` of request: texts, until, round, end, or busy where the job asks for nothing soon.
+        """
+        answers = json.loads(command)
+        kind = None if self.request is None else self.request["kind"]
+        if kind == "texts" and answers.get("number") == self.request["number"]:  # type: ignore[index]
+            self._answer(answers["texts"])
+        elif kind == "until" and answers["until"] > self.step + 1:
+            self._answer(answers["until"])
+        if self.request is None:
+            with suppress(queue.Empty):
+                self.request = self.asked.get(timeout=self.pause_s)
+        with self.turned:
+            self.n_turns += 1
+            self.turned.notify_all()
+        events = [self.events.pop(0) for _ in range(len(self.events))]
+        report = {"kind": "busy"} if self.request is None else self.request
+        return json.dumps(report | {"events": events, "step": self.step, "peers": list(self.inbox)}).encode()
+
+    def has_turned(self, n_turns: int) -> None:
+        """Return when ``turn`` has done its work that often."""
+        with self.turned:
+            self.turned.wait_for(lambda: self.n_turns >= n_turns)
+
+    def outgoing(self) -> tuple[bytes, ...] | bytes:
+        """Return the messages of this round to each of the peers; empty ones where there is none, or it was sent."""
+        messages = tuple(b"" for _ in self.inbox)
+        if self._is_in_round() and not self.round.is_sent:  # type: ignore[union-attr]
+            messages = self.round.messages(list(self.inbox))  # type: ignore[union-attr]
+        return messages if len(messages) > 1 else messages[0]
+
+    def incoming(self, *messages: bytes) -> bytes:
+        """Take messages from each of the peers; once all of the round are there, the job goes on."""
+        for queued, message in zip(self.inbox.values(), messages, strict=True):
+            if message:
+                queued.append(message)
+        if self._is_in_round() and all(self.inbox.values()):
+            self.round.fill({peer: queued.pop(0) for peer, queued in self.inbox.items()})  # type: ignore[union-attr]
+            self._answer(None)
+        return b""
+
+    def turn_and_outgoing(self, command: bytes) -> tuple[bytes, ...]:
+        """Do both, as one node of a graph."""
+        report, messages = self.turn(command), self.outgoing()
+        return (report, *messages) if isinstance(messages, tuple) else (report, messages)
+
+    def _is_in_round(self) -> bool:
+        return self.request is not None and self.request["kind"] == "round"
+
+    def _answer(self, answer: Any) -> None:
+        self.request = None
+        self.answers.put(answer)
+
+    def ask(self, kind: str, timeout_s: float | None = None, **content: Any) -> Any:
+        """Let the job wait for the answer to a request; called by the job. Raises queue.Empty after ``timeout_s``."""
+        self.asked.put({"kind": kind} | content)
+        return self.answers.get(timeout=timeout_s)
+
+
+class Round:
+    """What the job sends to its peers and receives from them in one round; each sends each other one message."""
+
+    def __init__(self, sends: Messages, receives: Messages) -> None:
+        self.sends, self.receives = sends, receives
+        self.is_sent = False
+
+    def messages(self, peers: list[int]) -> tuple[bytes, ...]:
+        """Return what goes to each of ``peers``; never empty."""
+        self.is_sent = True
+        parts: dict[int, list[Any]] = {peer: [_START] for peer in peers}
+        for to, array in self.sends:
+            parts[to].append(array.data)
+        return tuple(b"".join(own) for own in parts.values())
+
+    def fill(self, messages: dict[int, bytes]) -> None:
+        """Fill the arrays that are received from what came from each peer."""
+        places = dict.fromkeys(messages, len(_START))
+        for source, array in self.receives:
+            values = np.frombuffer(messages[source], array.dtype, array.size, places[source])
+            array[...] = values.reshape(array.shape)
+            places[source] += array.nbytes
+
+
+class Recorder:
+    """A watcher whose driver hears everything with the next report."""
+
+    def __init__(self, events: list[Any]) -> None:
+        self.events = events
+
+    def begin(self, n_steps: int, n_epochs: int) -> None:
+        self.events.append(["begin", n_steps, n_epochs])
+
+    def step(self, step: int) -> None:
+        if self.events and self.events[-1][0] == "steps":
+            self.events[-1][2] = step
+        else:
+            self.events.append(["steps", step, step])
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        self.events.append(["epoch", record])
+
+    def end(self) -> None:
+        self.events.append(["end"])
+
+
+class ActorGroup(MachineGroup):
+    """The actors of a run, as one of them sees it."""
+
+    name = "ray"
+
+    def __init__(
+        self, actor: RayWorker, worker: int, machines: list[int], has_server: bool, names: list[str], deadline_s: float
+    ) -> None:
+        self.actor, self.worker, self.machines, self.has_server = actor, worker, tuple(machines), has_server
+        self.names, self.deadline_s = dict(enumerate(names)), deadline_s
+
+    def allgather_text(self, text: str) -> list[str]:
+        self.actor.n_texts += 1
+        texts: list[str] = self.actor.ask("texts", number=self.actor.n_texts, text=text)
+        return texts
+
+    def link(self) -> Link:
+        return ActorLink(self)
+
+    def exchange(self, plan: Plan, layout: Layout, phases: Phases) -> Exchange:
+        exchange = super().exchange(plan, layout, phases)
+        assert isinstance(exchange, MachineExchange)
+        self.actor.inbox = {peer: [] for peer in exchange.peers}
+        if len(self.machines) > 1:  # who has no peers asks for nothing while others are in a round
+            self.actor.pause_s = _PAUSE_BETWEEN_MACHINES_S if exchange.peers else 0.0
+        return exchange
+
+    def finish(self, error: DistbpError) -> int:
+        return error.exit_status
+
+
+class ActorLink(Link):
+    """Messages that the driver's calls carry."""
+
+    def __init__(self, group: ActorGroup) -> None:
+        self.group, self.actor = group, group.actor
+        self.until = 0  # go on without asking before this step
+
+    def round(self, sends: Messages, receives: Messages, what: str, patience: float = 1.0) -> None:
+        if not self.actor.inbox:
+            return
+        self.actor.round = Round(sends, receives)
+        deadline_s = patience * self.group.deadline_s
+        try:
+            self.actor.ask("round", deadline_s)
+        except queue.Empty:
+            late = ", ".join(self.group.names[peer] for peer, queued in self.actor.inbox.items() if not queued)
+            raise TrainingError(
+                f"expected {what} from worker {late}; worker {self.group.names[self.group.worker]} got nothing within "
+                f"{deadline_s:g} s; see whether a worker is stopped or a machine cut off, or allow more with --deadline"
+            ) from None
+
+    def step_done(self, step: int) -> None:
+        self.actor.step = step
+        if step + 1 >= self.until:
+            self.until = self.actor.ask("until")
+            if len(self.group.machines) > 1:  # there, each step takes the driver's turns
+                self.until = _NEVER

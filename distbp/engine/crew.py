@@ -1,0 +1,402 @@
+"""The actors that do one job on a Ray cluster, and the driver's side of their work.
+
+The driver reserves resources, machine by machine, and starts an actor on each. Then it hands out steps in turns. A turn
+is one execution of a compiled graph with a node an actor: it lets the actors go on and brings back what they report.
+Actors of one machine meet in the arena, so that a turn there is a small message for many steps; between machines the
+graph has edges too, which carry partials and new weights, and a turn is one round of them. Plain actor calls do the
+same, more slowly.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections import deque
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from distbp.engine.actor import RayWorker, versions
+from distbp.engine.messages import pack, pack_job, pack_rows, unpack_error, unpack_result
+from distbp.errors import DistbpError, InputError, TrainingError
+from distbp.train import Training, Watcher
+from distbp.train.exchange import Job
+
+if TYPE_CHECKING:
+    from distbp.engine.ray import RayEngine
+
+T = TypeVar("T")
+
+_BURST_S = 0.1  # how long actors of one machine go on before they report
+_LARGEST_BURST = 4096  # steps
+_DEPTH = 2  # turns under way: the next one is there when an actor has done one
+_START_DEADLINES = 10  # an actor may take that many to start
+_PING_S = 5.0
+_END_S = 5.0
+
+
+class Crew:
+    """Actors on reserved resources; on exit nothing of them stays.
+
+    Parameters
+    ----------
+    engine:
+        What was asked for.
+    has_server:
+        Whether a parameter server is wanted beside the workers.
+
+    Raises
+    ------
+    InputError
+        Where the cluster has no room for them, or runs other versions of what they need.
+    """
+
+    def __init__(self, engine: RayEngine, has_server: bool) -> None:
+        self.engine, self.ray, self.has_server = engine, engine.ray, has_server
+        self.n_actors = engine.workers + has_server
+        self.actors: list[Any] = []
+        self.carrier: Carrier | None = None
+
+    def __enter__(self) -> Crew:
+        bundles = [{"CPU": self.engine.cpus_per_worker}] * self.n_actors
+        self.group = self.ray.util.placement_group(bundles, strategy="PACK", name="distbp")
+        try:
+            if not self.group.wait(self.engine.deadline_s):
+                raise self._no_room()
+            self._start()
+        except BaseException:
+            self.__exit__(Exception, None, None)
+            raise
+        return self
+
+    def _no_room(self) -> InputError:
+        ray, cpus = self.ray, self.engine.cpus_per_worker
+        free, total = ray.available_resources().get("CPU", 0.0), ray.cluster_resources().get("CPU", 0.0)
+        n_machines = sum(node["Alive"] for node in ray.nodes())
+        return InputError(
+            f"room for {self.n_actors} actors of {cpus:g} CPUs each, {self.n_actors * cpus:g} CPUs in all",
+            f"{free:g} free of {total:g} CPUs on {n_machines} machines, within {self.engine.deadline_s:g} s",
+            "use fewer --workers or --cpus-per-worker, add machines, or wait longer with --deadline",
+            "Ray cluster",
+        )
+
+    def _start(self) -> None:
+        """Start the actors, numbered so that those of one machine are neighbours, the parameter server last."""
+        nodes = self.ray.util.placement_group_table(self.group)["bundles_to_node_id"]
+        server_node = nodes[self.n_actors - 1] if self.has_server else None
+        names = sorted(dict.fromkeys(nodes[b] for b in range(self.n_actors)), key=lambda node: node == server_node)
+        bundles = [b for node in names for b in range(self.n_actors) if nodes[b] == node]
+        cls = self.ray.remote(concurrency_groups={"run": 1, "ping": 1, "watch": 1})(RayWorker)
+        namespace = f"distbp-{uuid.uuid4().hex[:8]}"
+        for worker, bundle in enumerate(bundles):
+            strategy = self.ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(self.group, bundle)
+            is_server = self.has_server and worker == self.n_actors - 1
+            options = {
+                "name": "distbp parameter server" if is_server else f"distbp worker {worker}",
+                "namespace": namespace,
+                "num_cpus": self.engine.cpus_per_worker,
+                "scheduling_strategy": strategy,
+            }
+            self.actors.append(cls.options(**options).remote())
+        hellos = self._hellos()
+        self.names = [f"{w} (machine {h['host']}, process {h['pid']})" for w, h in enumerate(hellos)]
+        own = versions()
+        for name, hello in zip(self.names, hellos, strict=True):
+            for package, version in own.items():
+                if hello["versions"][package] != version:
+                    given = f"{hello['versions'][package]} on worker {name}"
+                    raise InputError(f"{package} {version}, as here", given, "install the same there", "Ray cluster")
+        if self.engine.machines is None:
+            machines = [(nodes[b], h["identity"]) for b, h in zip(bundles, hellos, strict=True)]
+            self.machines = [machines.count(machine) for machine in dict.fromkeys(machines)]
+        else:
+            self.machines = list(self.engine.machines)
+            self.machines[-1] += self.has_server
+
+    def _hellos(self) -> list[dict[str, Any]]:
+        calls = [actor.hello.options(concurrency_group="ping").remote() for actor in self.actors]
+        timeout_s = self.engine.deadline_s * _START_DEADLINES
+        try:
+            return [json.loads(text) for text in self.ray.get(calls, timeout=timeout_s)]
+        except self.ray.exceptions.GetTimeoutError:
+            given = f"nothing within {timeout_s:g} s"
+            raise InputError("actors that start", given, "see the logs of the Ray cluster", "Ray cluster") from None
+        except self.ray.exceptions.RayError as error:
+            lines = [line.strip() for line in str(error).split("\n") if "Error" in line] or [str(error)]
+            remedy = "install the same Python packages on all machines, distbp among them"
+            raise InputError("actors that start", lines[-1], remedy, "Ray cluster") from None
+
+    def perform(self, job: Job[T], watcher: Watcher | None) -> T:
+        """Do ``job``; return its result."""
+        listener = Listener(watcher)
+        try:
+            return self._perform(job, listener)
+        finally:
+            listener.close()
+
+    def _perform(self, job: Job[Any], listener: Listener) -> Any:
+        put = self.ray.put
+        content = put(pack_job(job))
+        rows = [b""] * self.n_actors
+        if isinstance(job, Training) and job.dataset is not None:
+            dataset = job.rows()
+            rows = [put(pack_rows(dataset, job.recipe, w, self.engine.workers)) for w in range(self.n_actors)]
+        self.ends = [
+            actor.run.options(concurrency_group="run").remote(content, self._member(worker), rows[worker])
+            for worker, actor in enumerate(self.actors)
+        ]
+        self._drive(listener)
+        return unpack_result(self._end(0).partition(b"\n")[2])
+
+    def _member(self, worker: int) -> bytes:
+        """Return what ``worker`` has to know of the crew."""
+        return pack(
+            {
+                "worker": worker,
+                "machines": self.machines,
+                "has_server": self.has_server,
+                "names": self.names,
+                "deadline_s": self.engine.deadline_s,
+            }
+        )
+
+    def _drive(self, listener: Listener) -> None:
+        """Hand out turns until all actors have done the job."""
+        carrier: Carrier = PlainCalls(self)
+        step, until, burst, since = -1, 1, 1, time.perf_counter()
+        answers: dict[str, Any] = {}
+        n_turns = 0
+        while True:
+            carrier.submit(json.dumps(answers | {"until": until}).encode())
+            if carrier.is_behind:
+                continue
+            reports = self._reports(carrier)
+            n_turns += 1
+            listener.hear(reports[0]["events"])
+            kinds = {report["kind"] for report in reports}
+            if "end" in kinds:
+                for worker, report in enumerate(reports):
+                    if report["kind"] == "end":
+                        self._end(worker)
+                if kinds == {"end"}:
+                    return
+            answers = {}
+            asked = {report["number"] for report in reports if report["kind"] == "texts"}
+            if kinds == {"texts"} and len(asked) == 1:
+                answers = {"number": asked.pop(), "texts": [report["text"] for report in reports]}
+            if kinds == {"until"} and isinstance(carrier, PlainCalls) and self.engine.calls != "plain":
+                carrier = self.carrier = self._graph(carrier, [report["peers"] for report in reports], n_turns)
+            done = min(report["step"] for report in reports)
+            if done > step:
+                now = time.perf_counter()
+                seconds = (now - since) / (done - step)
+                burst = max(1, min(_LARGEST_BURST, 8 * burst, round(_BURST_S / seconds)))
+                step, since = done, now
+            until = max(until, step + 1 + _DEPTH * burst)
+
+    def _graph(self, plain: Carrier, peers: list[list[int]], n_turns: int) -> Carrier:
+        """Return the compiled graph, or ``plain`` where it is not to be had and was not insisted on."""
+        try:
+            return Graph(self, peers, n_turns)
+        except Exception as error:
+            if self.engine.calls == "graph":
+                given = f"{type(error).__name__}: {error}".split("\n")[0]
+                raise InputError("a Ray that compiles graphs", given, "use --calls auto", "engine ray") from None
+            return plain
+
+    def _reports(self, carrier: Carrier) -> list[dict[str, Any]]:
+        """Return what the actors report of the oldest turn under way."""
+        try:
+            reports = carrier.reports(self.engine.deadline_s)
+        except self.ray.exceptions.RayError as error:
+            raise self._lost(error) from None
+        if reports is None:
+            raise self._lost(None)
+        return [json.loads(report) for report in reports]
+
+    def _end(self, worker: int) -> bytes:
+        """Return what ``worker`` ended with; raise where that is an error."""
+        try:
+            end: bytes = self.ray.get(self.ends[worker])
+        except self.ray.exceptions.RayError as error:
+            raise self._lost(error) from None
+        header = json.loads(end.split(b"\n", 1)[0])
+        if "error" in header:
+            raise unpack_error(header["error"])
+        if "traceback" in header:
+            raise TrainingError(
+                f"expected worker {self.names[worker]} to go on; it raised an exception after step {header['step']}, "
+                f"and the run ended; correct its cause:\n{header['traceback'].rstrip()}"
+            )
+        return end
+
+    def _lost(self, error: Exception | None) -> DistbpError:
+        """Return the error that says which worker does not answer any more; ``error`` is what Ray said of it."""
+        pings = [actor.hello.options(concurrency_group="ping").remote() for actor in self.actors]
+        answered = set(self.ray.wait(pings, num_returns=len(pings), timeout=_PING_S)[0])
+        lost = []
+        for name, ping in zip(self.names, pings, strict=True):
+            if ping not in answered:
+                lost.append(f"{name} is stopped, or its machine cut off")
+                continue
+            try:
+                self.ray.get(ping)
+            except self.ray.exceptions.RayError as reason:
+                cause = [line.strip() for line in str(reason).split("\n") if line.strip()]
+                lost.append(f"{name} has died ({cause[-1]})")
+        if not lost:
+            lost = [f"some: {error or 'no report'}".split("\n")[0]]
+        return TrainingError(
+            f"expected every worker to answer within {self.engine.deadline_s:g} s; worker {'; worker '.join(lost)}; "
+            "see its machine and the logs of the Ray cluster, or allow more with --deadline"
+        )
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if kind is None:
+            self._leave()
+        for actor in self.actors:
+            self.ray.kill(actor)
+        if kind is not None and self.carrier is not None:
+            self.carrier.tear_down()
+        self.ray.util.remove_placement_group(self.group)
+
+    def _leave(self) -> None:
+        """Let the actors end by themselves, so that they clear away their channels."""
+        if self.carrier is not None:
+            self.carrier.tear_down()
+        ends = [actor.__ray_terminate__.remote() for actor in self.actors]
+        self.ray.wait(ends, num_returns=len(ends), timeout=_END_S)
+
+
+class Listener:
+    """Tells a watcher what worker 0 reports."""
+
+    def __init__(self, watcher: Watcher | None) -> None:
+        self.watcher = watcher
+        self.is_on = False
+
+    def hear(self, events: list[list[Any]]) -> None:
+        """Pass on ``events``."""
+        if self.watcher is None:
+            return
+        for kind, *values in events:
+            if kind == "begin":
+                self.is_on = True
+                self.watcher.begin(*values)
+            elif kind == "steps":
+                for step in range(values[0], values[1] + 1):
+                    self.watcher.step(step)
+            elif kind == "epoch":
+                self.watcher.epoch(*values)
+            else:
+                self.close()
+
+    def close(self) -> None:
+        """Say that training is over, if it began."""
+        if self.watcher is not None and self.is_on:
+            self.is_on = False
+            self.watcher.end()
+
+
+class Carrier(ABC):
+    """What carries turns to the actors and back."""
+
+    @property
+    @abstractmethod
+    def is_behind(self) -> bool:
+        """Whether another turn should be submitted before the reports of the oldest are asked for."""
+
+    @abstractmethod
+    def submit(self, command: bytes) -> None:
+        """Start a turn."""
+
+    @abstractmethod
+    def reports(self, timeout_s: float) -> list[bytes] | None:
+        """Return what all actors report of the oldest turn, or None where they have not within ``timeout_s``."""
+
+    @abstractmethod
+    def tear_down(self) -> None:
+        """End it."""
+
+
+class PlainCalls(Carrier):
+    """A call of each actor a turn and, where there is a round, two more, whose results go from actor to actor."""
+
+    is_behind = False
+
+    def __init__(self, crew: Crew) -> None:
+        self.ray, self.actors = crew.ray, crew.actors
+
+    def submit(self, command: bytes) -> None:
+        self.calls = [actor.turn.remote(command) for actor in self.actors]
+
+    def reports(self, timeout_s: float) -> list[bytes] | None:
+        _, late = self.ray.wait(self.calls, num_returns=len(self.calls), timeout=timeout_s)
+        if late:
+            return None
+        reports: list[bytes] = self.ray.get(self.calls)
+        read = [json.loads(report) for report in reports]
+        if any(report["kind"] == "round" for report in read):
+            peers = [report["peers"] for report in read]
+            sent: dict[tuple[int, int], Any] = {}
+            for worker, actor in enumerate(self.actors):
+                if peers[worker]:
+                    messages = actor.outgoing.options(num_returns=len(peers[worker])).remote()
+                    messages = messages if isinstance(messages, list) else [messages]
+                    sent |= {(worker, peer): message for peer, message in zip(peers[worker], messages, strict=True)}
+            for worker, actor in enumerate(self.actors):
+                if peers[worker]:
+                    actor.incoming.remote(*(sent[peer, worker] for peer in peers[worker]))
+        return reports
+
+    def tear_down(self) -> None:
+        pass
+
+
+class Graph(Carrier):
+    """A compiled graph: a node for each actor and, where it has peers on other machines, one that takes in messages."""
+
+    def __init__(self, crew: Crew, peers: list[list[int]], n_turns: int) -> None:
+        ray, actors = crew.ray, crew.actors
+        with ray.dag.InputNode() as command:
+            outputs, taken = [], []
+            sent: dict[tuple[int, int], Any] = {}
+            for worker, actor in enumerate(actors):
+                if not peers[worker]:
+                    outputs.append(actor.turn.bind(command))
+                    continue
+                node = actor.turn_and_outgoing.options(num_returns=1 + len(peers[worker])).bind(command)
+                outputs.append(node[0])
+                sent |= {(worker, peer): node[i] for i, peer in enumerate(peers[worker], 1)}
+            for worker, actor in enumerate(actors):
+                if peers[worker]:
+                    taken.append(actor.incoming.bind(*(sent[peer, worker] for peer in peers[worker])))
+            root = ray.dag.MultiOutputNode(outputs + taken)
+        self.ray, self.actors, self.n_turns = ray, actors, n_turns
+        self.graph = root.experimental_compile(_max_inflight_executions=_DEPTH)
+        self.under_way: deque[Any] = deque()
+
+    @property
+    def is_behind(self) -> bool:
+        return len(self.under_way) < _DEPTH
+
+    def submit(self, command: bytes) -> None:
+        self.under_way.append(self.graph.execute(command))
+
+    def reports(self, timeout_s: float) -> list[bytes] | None:
+        # Reading from a channel spins until something is there. So a plain call sleeps until the turn is over.
+        turned = self.actors[0].has_turned.options(concurrency_group="watch").remote(self.n_turns + 1)
+        if not self.ray.wait([turned], timeout=timeout_s)[0]:
+            return None
+        self.ray.get(turned)
+        try:
+            values: list[bytes] = self.ray.get(self.under_way.popleft(), timeout=timeout_s)
+        except self.ray.exceptions.GetTimeoutError:
+            return None
+        self.n_turns += 1
+        return values[: len(self.actors)]
+
+    def tear_down(self) -> None:
+        self.under_way.clear()
+        self.graph.teardown()

@@ -1,0 +1,84 @@
+"""Workers on any number of machines, whatever carries their messages: agreeing, and finding the arena."""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import abstractmethod
+from contextlib import suppress
+from pathlib import Path
+
+from distbp.engine.arena import Arena, ArenaMap, attach, reserve
+from distbp.engine.machines import Link, MachineExchange
+from distbp.engine.memory import private_bytes
+from distbp.errors import DistbpError, InputError, TrainingError
+from distbp.nn import Layout
+from distbp.train.exchange import Exchange, Group
+from distbp.train.phases import Phases
+from distbp.train.plan import Plan
+
+
+class MachineGroup(Group):
+    """A group whose workers share an arena on each machine.
+
+    Attributes
+    ----------
+    names:
+        What each worker is called in messages.
+    deadline_s:
+        How long to wait for another worker.
+    """
+
+    names: dict[int, str]
+    deadline_s: float
+
+    @abstractmethod
+    def allgather_text(self, text: str) -> list[str]:
+        """Return the texts of all workers."""
+
+    @abstractmethod
+    def link(self) -> Link:
+        """Return what carries messages between machines."""
+
+    def private_bytes(self) -> int:
+        return private_bytes()
+
+    def first_error(self, error: DistbpError | None) -> DistbpError | None:
+        texts = self.allgather_text("" if error is None else json.dumps([type(error) is InputError, error.parts()]))
+        for worker, text in enumerate(texts):
+            if text:
+                is_input, parts = json.loads(text)
+                if not is_input:
+                    return TrainingError(*parts)
+                theirs = InputError(*parts)
+                return theirs if set(texts) == {text} else theirs.at(_of_one(theirs.where, self.names[worker]))
+        return None
+
+    def exchange(self, plan: Plan, layout: Layout, phases: Phases) -> Exchange:
+        machine = plan.machine(self.worker)
+        first = plan.leader(machine)
+        place = ArenaMap(plan, machine, layout)
+        handle = -1
+        with self.agreement():
+            if self.worker == first:
+                handle = reserve(place.n_bytes)
+        doors = self.allgather_text(f"{os.getpid()} {handle}")
+        with self.agreement():  # nobody goes on, and the first worker lets go, before all are in
+            if self.worker != first:
+                pid, theirs = doors[first].split()
+                handle = attach(int(pid), int(theirs))
+        arena = Arena(handle, place, layout, plan, self.worker, machine, self.names, self.deadline_s, phases)
+        return MachineExchange(plan, self.worker, arena, self.link(), phases)
+
+
+def _of_one(where: str, worker: str) -> str:
+    return f"{where} (worker {worker})" if where else f"worker {worker}"
+
+
+def machine_identity() -> str:
+    """Return what processes share that can share memory: the host, its boot, its table of processes."""
+    identity = [os.uname().nodename]
+    with suppress(OSError):
+        identity.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        identity.append(str(Path("/proc/self/ns/pid").readlink()))
+    return " ".join(identity)

@@ -1,0 +1,108 @@
+"""What a driver and its workers tell each other, as bytes: a line of JSON, then arrays as safetensors. No pickle."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from distbp.data import Dataset, HeldRows, Partition, Scaling, places_of_shards, share
+from distbp.errors import DistbpError, InputError, TrainingError
+from distbp.nn import aligned_zeros
+from distbp.train import Model, Outcome, Recipe, Training
+from distbp.train.benchmark import Benchmark
+from distbp.train.exchange import Job
+
+_ROWS = ("x", "y", "held", "names")
+
+
+def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> bytes:
+    """Return ``header`` and ``arrays`` as bytes."""
+    tensors = {
+        name: np.ascontiguousarray(array, array.dtype.newbyteorder("=")) for name, array in (arrays or {}).items()
+    }
+    return json.dumps(header).encode() + b"\n" + (save(tensors) if tensors else b"")
+
+
+def unpack(message: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return what ``pack`` was given."""
+    header, _, arrays = message.partition(b"\n")
+    return json.loads(header), load(arrays) if arrays else {}
+
+
+def pack_error(error: DistbpError) -> list[Any]:
+    """Return ``error`` as JSON has it."""
+    return [type(error) is InputError, error.parts()]
+
+
+def unpack_error(values: list[Any]) -> DistbpError:
+    """Return the error that ``pack_error`` was given."""
+    is_input, parts = values
+    return InputError(*parts) if is_input else TrainingError(*parts)
+
+
+def pack_job(job: Job[Any]) -> bytes:
+    """Return ``job`` without its rows."""
+    if isinstance(job, Training):
+        return pack({"train": job.recipe.dump()})
+    assert isinstance(job, Benchmark)
+    return pack({"benchmark": dataclasses.asdict(job)})
+
+
+def unpack_job(message: bytes, rows: bytes) -> Job[Any]:
+    """Return the job that ``pack_job`` was given, with what ``pack_rows`` made of its rows for this worker."""
+    (kind, content), *_ = unpack(message)[0].items()
+    if kind == "benchmark":
+        return Benchmark(**content)
+    return Training(Recipe.parse(content), unpack_rows(rows) if rows else None, is_whole=not rows)
+
+
+def pack_rows(dataset: Dataset, recipe: Recipe, worker: int, n_workers: int) -> bytes:
+    """Return the rows of the shards that ``worker`` of ``n_workers`` computes."""
+    n_shards = recipe.shards or n_workers
+    partition = Partition(len(dataset.train), n_shards, recipe.batch_size, recipe.seed)
+    shards = share(n_shards, n_workers, worker) if worker < n_workers else range(0)
+    header: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
+    for part, places in places_of_shards(dataset, partition, shards).items():
+        rows = dataset.parts[part].hold(np.sort(np.concatenate([np.zeros(0, np.int64), *places])))
+        header[part] = {"where": rows.where, "n_rows": len(rows)}
+        arrays |= {f"{part}.{name}": getattr(rows, name) for name in _ROWS}
+    return pack(header, arrays)
+
+
+def unpack_rows(message: bytes) -> Dataset:
+    """Return the rows that ``pack_rows`` was given."""
+    header, arrays = unpack(message)
+    parts = {}
+    for part, content in header.items():
+        x, y, held, names = (arrays[f"{part}.{name}"] for name in _ROWS)
+        parts[part] = HeldRows(x, y, content["where"], None, content["n_rows"], held, names)
+    return Dataset(**parts)
+
+
+def pack_result(result: Any) -> bytes:
+    """Return what a job gave."""
+    if not isinstance(result, Outcome):
+        return pack({"figures": result})
+    header = {field.name: getattr(result, field.name) for field in dataclasses.fields(result) if field.name != "model"}
+    model, arrays = result.model, {"weights": result.model.weights}
+    if model.scaling is not None:
+        arrays |= {"shift": model.scaling.shift, "factor": model.scaling.factor}
+    return pack({"outcome": header, "recipe": model.recipe.dump(), "input_shape": model.input_shape}, arrays)
+
+
+def unpack_result(message: bytes) -> Any:
+    """Return what ``pack_result`` was given."""
+    header, arrays = unpack(message)
+    if "figures" in header:
+        return header["figures"]
+    weights = aligned_zeros(len(arrays["weights"]), arrays["weights"].dtype)
+    weights[...] = arrays["weights"]
+    scaling = Scaling(arrays["shift"], arrays["factor"]) if "shift" in arrays else None
+    model = Model(Recipe.parse(header["recipe"]), tuple(header["input_shape"]), weights, scaling)
+    return Outcome(model=model, **header["outcome"])

@@ -1,0 +1,148 @@
+"""The engine ``ray``: worker actors on a Ray cluster, directed by this process; the only place that imports Ray."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from typing import Any, TypeVar
+
+from distbp.engine.crew import Crew
+from distbp.errors import DistbpError, InputError
+from distbp.train import Engine, Training, Watcher
+from distbp.train.exchange import Job
+
+T = TypeVar("T")
+
+CALLS = ("auto", "graph", "plain")
+"""Compiled graphs where they are to be had; compiled graphs; plain actor calls. The bits are the same."""
+
+INSTALL = "install it with: pip install 'distbp[ray]'"
+
+
+def import_ray() -> Any:
+    """Return the module ``ray``; raise InputError where it is missing."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # there are no accelerators to hide
+    try:
+        import ray
+        import ray.dag
+        import ray.util.scheduling_strategies
+    except ImportError as error:
+        raise InputError("Ray", f"{error}", INSTALL, "engine ray") from None
+    return ray
+
+
+def is_in_cluster() -> bool:
+    """Return whether the environment names a Ray cluster, as it does in its jobs."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+class RayEngine(Engine):
+    """Worker actors, made anew for each job.
+
+    Parameters
+    ----------
+    workers:
+        How many.
+    machines:
+        For tests: treat the actors as if they ran on machines with that many each.
+    deadline_s:
+        How long to wait for the resources of the cluster, and for a worker.
+    address:
+        HOST:PORT of a cluster; by default RAY_ADDRESS, else the one that runs on this machine, else one of its own.
+    cpus_per_worker:
+        CPUs that Ray sets aside for each.
+    calls:
+        A name of ``CALLS``.
+
+    Raises
+    ------
+    InputError
+        Where Ray is missing, or nothing answers at the address, or it runs other versions.
+    """
+
+    name = "ray"
+    worker = 0
+
+    def __init__(
+        self,
+        workers: int,
+        machines: tuple[int, ...] | None,
+        deadline_s: float,
+        address: str | None,
+        cpus_per_worker: float,
+        calls: str,
+    ) -> None:
+        if calls not in CALLS:
+            raise InputError(f"one of: {', '.join(CALLS)}", repr(calls), "choose one of these", "--calls")
+        self.workers, self.machines, self.deadline_s = workers, machines, deadline_s
+        self.cpus_per_worker, self.calls = cpus_per_worker, calls
+        self.ray = import_ray()
+        logging.getLogger("ray.dag").setLevel(logging.CRITICAL)  # what goes wrong there is raised as well
+        self.started_it = _join_or_start(self.ray, address or os.environ.get("RAY_ADDRESS"), workers, cpus_per_worker)
+
+    @property
+    def n_workers(self) -> int:
+        return self.workers
+
+    def first_error(self, error: DistbpError | None) -> DistbpError | None:
+        return error
+
+    def finish(self, error: DistbpError) -> int:
+        return error.exit_status
+
+    def close(self) -> None:
+        if self.started_it:
+            self.ray.shutdown()
+
+    def perform(self, job: Job[T], watcher: Watcher | None = None) -> T:
+        has_server = isinstance(job, Training) and job.recipe.coordinators == 1
+        try:
+            with Crew(self, has_server) as crew:
+                return crew.perform(job, watcher)
+        except DistbpError as error:
+            error.agreed = True
+            raise
+
+
+def _join_or_start(ray: Any, address: str | None, workers: int, cpus_per_worker: float) -> bool:
+    """Connect this process to a cluster; return whether it was started for this."""
+    if ray.is_initialized():
+        return False
+    options = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if address is None:
+        try:
+            ray.init(address="auto", **options)
+        except ConnectionError:
+            n_cpus = max(os.cpu_count() or 1, int((workers + 1) * cpus_per_worker + 1))
+            ray.init(address="local", num_cpus=n_cpus, include_dashboard=False, **options)
+            return True
+        return False
+    _require_answer(address)
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        given = f"{address}: {_first_line(error.__cause__ or error)}"
+        remedy = "use the same Python and Ray as the cluster, and its token (RAY_AUTH_MODE=token) where it wants one"
+        raise InputError("a Ray cluster that takes this process in", given, remedy, "--address") from None
+    return False
+
+
+def _require_answer(address: str) -> None:
+    """Raise InputError where nothing answers at ``address``: Ray would try for a minute and then end the process."""
+    host, colon, port = address.rpartition(":")
+    if "://" in address or (address != "auto" and not (colon and port.isdigit())):
+        remedy = "give the address of the head, or send the command into the cluster with `ray job submit`"
+        raise InputError("HOST:PORT of a Ray cluster, such as 10.0.0.1:6379", repr(address), remedy, "--address")
+    if address == "auto":
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        given = f"{address}, where nothing answers ({error})"
+        remedy = "start one with `ray start --head`, or check the address"
+        raise InputError("the address of a running Ray cluster", given, remedy, "--address") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,53 @@
+"""The job of training: rows from a source or from memory, then a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from distbp.data import Dataset, load, split
+from distbp.errors import InputError
+from distbp.train.exchange import Group, Watcher
+from distbp.train.recipe import Recipe
+from distbp.train.run import Outcome, Run
+
+
+@dataclass(frozen=True)
+class Training:
+    """Train as ``recipe`` says.
+
+    Parameters
+    ----------
+    dataset:
+        The rows; None for those of the recipe's source, which every worker reads for itself.
+    is_whole:
+        Whether the rows are still to be split into training and validation as the recipe says.
+    """
+
+    recipe: Recipe
+    dataset: Dataset | None = None
+    is_whole: bool = True
+
+    def perform(self, group: Group, watcher: Watcher | None) -> Outcome:
+        with group.agreement():
+            dataset = self.rows()
+        return Run(self.recipe, dataset, group).train(watcher)
+
+    def rows(self) -> Dataset:
+        """Return the rows, with the validation part that the recipe asks for."""
+        dataset = load(self.recipe.data.source) if self.dataset is None else self.dataset
+        return with_validation(dataset, self.recipe) if self.is_whole else dataset
+
+
+def with_validation(dataset: Dataset, recipe: Recipe) -> Dataset:
+    """Return ``dataset`` with the validation part that the recipe asks for."""
+    asked = recipe.data.validation
+    if asked is None:
+        return dataset
+    if isinstance(asked, str):
+        return Dataset(dataset.train, load(asked).train, dataset.test)
+    if not 0.0 < asked < 1.0:
+        raise InputError("a fraction in (0, 1), or a source", str(asked), "change it", "recipe: data.validation")
+    if len(dataset.train) < 2:
+        raise InputError("at least 2 rows, to split them", "1", "give more rows", dataset.train.where)
+    train, validation = split(len(dataset.train), asked, recipe.seed)
+    return Dataset(dataset.train.choose(train), dataset.train.choose(validation), dataset.test)

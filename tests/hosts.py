@@ -1,0 +1,114 @@
+"""Hosts of a network, for tests: network namespaces of this machine, joined by a bridge.
+
+Each has its own address, hostname, /dev/shm and /tmp/ray; files are shared otherwise. Needs root and iproute2.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+import uuid
+from pathlib import Path
+
+TOOLS = ("ip", "unshare", "nsenter", "mount")
+_PREFIX = "10.203.77"
+
+
+def missing() -> str:
+    """Return why hosts cannot be had here, or nothing."""
+    if os.geteuid() != 0:
+        return "hosts in network namespaces need root"
+    absent = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if absent:
+        return f"hosts in network namespaces need {', '.join(absent)} (Debian: iproute2, util-linux)"
+    name = f"dbp{uuid.uuid4().hex[:6]}"
+    if subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode:
+        return "network namespaces cannot be made here"
+    subprocess.run(["ip", "netns", "delete", name], check=True)
+    return ""
+
+
+class Hosts:
+    """Some hosts, removed on exit with all that runs on them.
+
+    Attributes
+    ----------
+    addresses:
+        The address of each.
+    """
+
+    def __init__(self, n: int = 2) -> None:
+        self.id = uuid.uuid4().hex[:4]
+        self.names = [f"node{i}-{self.id}" for i in range(n)]
+        self.addresses = [f"{_PREFIX}.{i + 1}" for i in range(n)]
+        self.anchors: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Hosts:
+        try:
+            self._make()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _make(self) -> None:
+        bridge = f"br-{self.id}"
+        _run("ip", "link", "add", bridge, "type", "bridge")
+        _run("ip", "link", "set", bridge, "up")
+        for i, (name, address) in enumerate(zip(self.names, self.addresses, strict=True)):
+            _run("ip", "netns", "add", name)
+            here, there = f"v{i}-{self.id}", f"w{i}-{self.id}"
+            _run("ip", "link", "add", here, "type", "veth", "peer", "name", there)
+            _run("ip", "link", "set", there, "netns", name)
+            _run("ip", "link", "set", here, "master", bridge)
+            _run("ip", "link", "set", here, "up")
+            for command in (f"addr add {address}/24 dev {there}", f"link set {there} up", "link set lo up"):
+                _run("ip", "-n", name, *command.split())
+            setup = (
+                f"hostname {name} && mount --make-rprivate / && mount -t tmpfs -o size=4g tmpfs /dev/shm"
+                " && mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray && echo ready && exec sleep infinity"
+            )
+            spaces = ["ip", "netns", "exec", name, "unshare", "--uts", "--ipc", "--mount", "sh", "-c", setup]
+            anchor = subprocess.Popen(spaces, stdout=subprocess.PIPE)
+            self.anchors.append(anchor)
+            assert anchor.stdout is not None
+            assert anchor.stdout.readline() == b"ready\n"
+
+    def command(self, host: int, *words: object) -> list[str]:
+        """Return the command that runs ``words`` on ``host``."""
+        enter = f"nsenter --target {self.anchors[host].pid} --net --uts --ipc --mount"
+        return [*enter.split(), f"--wd={Path.cwd()}", *map(str, words)]
+
+    def processes(self) -> list[int]:
+        """Return the processes that run on the hosts."""
+        return [
+            int(pid)
+            for name in self.names
+            for pid in subprocess.run(
+                ["ip", "netns", "pids", name], capture_output=True, text=True, check=False
+            ).stdout.split()
+        ]
+
+    def __exit__(self, *_: object) -> None:
+        deadline = time.monotonic() + 10
+        while (running := self.processes()) and time.monotonic() < deadline:
+            for pid in running:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            time.sleep(0.05)
+        for anchor in self.anchors:
+            anchor.wait()
+        for name in self.names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+        for i in range(len(self.names)):
+            subprocess.run(["ip", "link", "delete", f"v{i}-{self.id}"], capture_output=True, check=False)
+        subprocess.run(["ip", "link", "delete", f"br-{self.id}"], capture_output=True, check=False)
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
