@@ -15,14 +15,26 @@ MARK = f"DISTBP_TEST_{uuid.uuid4().hex}"
 os.environ[MARK] = "1"  # every process started by these tests carries it
 
 
-def our_processes() -> list[psutil.Process]:
+def our_processes() -> set[psutil.Process]:
     """Return the processes that these tests started and that still run."""
-    found = []
+    found = set()
     for process in psutil.process_iter():
         try:
             if process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE and MARK in process.environ():
-                found.append(process)
+                found.add(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def new_processes(before: set[psutil.Process]) -> set[psutil.Process]:
+    """Return those of our processes that are neither among ``before`` nor descend from them, as idle Ray workers do."""
+    found = set()
+    for process in our_processes() - before:
+        try:
+            if not before.intersection(process.parents()):
+                found.add(process)
+        except psutil.NoSuchProcess:
             continue
     return found
 
@@ -35,12 +47,12 @@ def leavings() -> set[str]:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind():
-    before = leavings()
+    processes, files = our_processes(), leavings()
     yield
     deadline = time.monotonic() + 10
-    while (running := our_processes()) and time.monotonic() < deadline:
+    while ((running := new_processes(processes)) or not leavings() <= files) and time.monotonic() < deadline:
         time.sleep(0.05)
     for process in running:
         process.kill()
     assert not running, f"processes left behind: {running}"
-    assert leavings() <= before
+    assert leavings() <= files

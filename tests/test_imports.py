@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "optim": BASE,
     "data": BASE,
     "train": BASE | {"nn", "optim", "data"},
-    "engine": BASE | {"nn", "train"},
+    "engine": BASE | {"nn", "data", "train"},
     "trainer": BASE | {"nn", "data", "train", "engine"},
     "cli": BASE | {"__init__", "data", "train", "engine"},
 }

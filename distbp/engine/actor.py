@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from distbp.engine.arena import AbandonedError, Arena
 from distbp.engine.group import MachineGroup, machine_identity
 from distbp.engine.machines import Link, MachineExchange, Messages
 from distbp.engine.messages import pack, pack_error, pack_result, unpack, unpack_job
@@ -32,7 +33,9 @@ PACKAGES = ("ray", "numpy", "distbp")
 
 _PAUSE_S = 0.5  # a turn takes no longer than this, so that its caller hears of trouble elsewhere
 _PAUSE_BETWEEN_MACHINES_S = 0.1  # there, others may need the next turn to go on
-_START = bytes(64)  # of every message between workers: none is empty, and what follows is aligned
+_START = bytes(64)  # of every message between workers; what follows is aligned
+_NOTHING = b"."  # Ray's channels between machines hang on an empty message
+_ABANDONED = object()
 _NEVER = 1 << 62
 
 
@@ -54,6 +57,7 @@ class RayWorker:
         self.n_turns, self.turned = 0, threading.Condition()
         self.pause_s = _PAUSE_S
         self.round: Round | None = None
+        self.arena: Arena | None = None
         self.inbox: dict[int, list[bytes]] = {}  # of each peer, in ascending order
 
     def hello(self) -> str:
@@ -73,8 +77,16 @@ class RayWorker:
             end = pack({"error": pack_error(error), "agreed": error.agreed, "step": self.step})
         except Exception:
             end = pack({"traceback": traceback.format_exc(), "step": self.step})
+        except AbandonedError:
+            end = pack({})
         self.asked.put({"kind": "end"})
         return end
+
+    def abandon(self) -> None:
+        """Have the job end, since the run is over elsewhere."""
+        if self.arena is not None:
+            self.arena.is_abandoned = True
+        self.answers.put(_ABANDONED)
 
     def turn(self, command: bytes) -> bytes:
         """Answer what the job waits for; return, as JSON, what it asks next.
@@ -104,8 +116,8 @@ class RayWorker:
             self.turned.wait_for(lambda: self.n_turns >= n_turns)
 
     def outgoing(self) -> tuple[bytes, ...] | bytes:
-        """Return the messages of this round to each of the peers; empty ones where there is none, or it was sent."""
-        messages = tuple(b"" for _ in self.inbox)
+        """Return the messages of this round to each of the peers; nothing where there is none, or it was sent."""
+        messages = (_NOTHING,) * len(self.inbox)
         if self._is_in_round() and not self.round.is_sent:  # type: ignore[union-attr]
             messages = self.round.messages(list(self.inbox))  # type: ignore[union-attr]
         return messages if len(messages) > 1 else messages[0]
@@ -113,12 +125,12 @@ class RayWorker:
     def incoming(self, *messages: bytes) -> bytes:
         """Take messages from each of the peers; once all of the round are there, the job goes on."""
         for queued, message in zip(self.inbox.values(), messages, strict=True):
-            if message:
+            if message != _NOTHING:
                 queued.append(message)
         if self._is_in_round() and all(self.inbox.values()):
             self.round.fill({peer: queued.pop(0) for peer, queued in self.inbox.items()})  # type: ignore[union-attr]
             self._answer(None)
-        return b""
+        return _NOTHING
 
     def turn_and_outgoing(self, command: bytes) -> tuple[bytes, ...]:
         """Do both, as one node of a graph."""
@@ -135,7 +147,10 @@ class RayWorker:
     def ask(self, kind: str, timeout_s: float | None = None, **content: Any) -> Any:
         """Let the job wait for the answer to a request; called by the job. Raises queue.Empty after ``timeout_s``."""
         self.asked.put({"kind": kind} | content)
-        return self.answers.get(timeout=timeout_s)
+        answer = self.answers.get(timeout=timeout_s)
+        if answer is _ABANDONED:
+            raise AbandonedError
+        return answer
 
 
 class Round:
@@ -146,7 +161,7 @@ class Round:
         self.is_sent = False
 
     def messages(self, peers: list[int]) -> tuple[bytes, ...]:
-        """Return what goes to each of ``peers``; never empty."""
+        """Return what goes to each of ``peers``."""
         self.is_sent = True
         parts: dict[int, list[Any]] = {peer: [_START] for peer in peers}
         for to, array in self.sends:
@@ -206,6 +221,7 @@ class ActorGroup(MachineGroup):
     def exchange(self, plan: Plan, layout: Layout, phases: Phases) -> Exchange:
         exchange = super().exchange(plan, layout, phases)
         assert isinstance(exchange, MachineExchange)
+        self.actor.arena = exchange.arena
         self.actor.inbox = {peer: [] for peer in exchange.peers}
         if len(self.machines) > 1:  # who has no peers asks for nothing while others are in a round
             self.actor.pause_s = _PAUSE_BETWEEN_MACHINES_S if exchange.peers else 0.0

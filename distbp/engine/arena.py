@@ -82,6 +82,10 @@ def attach(pid: int, handle: int) -> int:
         ) from None
 
 
+class AbandonedError(BaseException):
+    """The run is over elsewhere: nobody will come any more."""
+
+
 class Arena:
     """One worker's view of the arena.
 
@@ -111,6 +115,7 @@ class Arena:
         os.close(handle)
         self.place, self.layout, self.names, self.phases = place, layout, names, phases
         self.deadline_s = deadline_s
+        self.is_abandoned = False  # set by another thread to end all waiting
         workers = plan.workers(machine)
         self.flags = memoryview(self.memory)[place.flags : place.flags + len(workers) * ALIGNMENT_BYTES].cast("q")
         self.own = (worker - workers.start) * _LINE
@@ -149,7 +154,10 @@ class Arena:
         for _ in range(self.n_spins):
             if flags[place] >= count:
                 return
-        if not wait_until(lambda: flags[place] >= count, deadline_s):
+        met = wait_until(lambda: flags[place] >= count or self.is_abandoned, deadline_s)
+        if self.is_abandoned:
+            raise AbandonedError
+        if not met:
             raise TrainingError(
                 f"expected worker {self.names[worker]} at the end of phase {phase!r} of step {step}; it did not come "
                 f"within {deadline_s:g} s; see whether it is stopped or its machine out of memory, or allow more "

@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 _BURST_S = 0.1  # how long actors of one machine go on before they report
 _LARGEST_BURST = 4096  # steps
-_DEPTH = 2  # turns under way: the next one is there when an actor has done one
+_DEPTH = 2  # turns under way where driver and actors share a machine: the next is there when an actor has done one
 _START_DEADLINES = 10  # an actor may take that many to start
 _PING_S = 5.0
 _END_S = 5.0
@@ -57,6 +57,7 @@ class Crew:
         self.n_actors = engine.workers + has_server
         self.actors: list[Any] = []
         self.carrier: Carrier | None = None
+        self.lost: list[int] = []
 
     def __enter__(self) -> Crew:
         bundles = [{"CPU": self.engine.cpus_per_worker}] * self.n_actors
@@ -87,6 +88,7 @@ class Crew:
         server_node = nodes[self.n_actors - 1] if self.has_server else None
         names = sorted(dict.fromkeys(nodes[b] for b in range(self.n_actors)), key=lambda node: node == server_node)
         bundles = [b for node in names for b in range(self.n_actors) if nodes[b] == node]
+        self.is_at_home = names == [self.ray.get_runtime_context().get_node_id()] and self.engine.machines is None
         cls = self.ray.remote(concurrency_groups={"run": 1, "ping": 1, "watch": 1})(RayWorker)
         namespace = f"distbp-{uuid.uuid4().hex[:8]}"
         for worker, bundle in enumerate(bundles):
@@ -236,15 +238,17 @@ class Crew:
         pings = [actor.hello.options(concurrency_group="ping").remote() for actor in self.actors]
         answered = set(self.ray.wait(pings, num_returns=len(pings), timeout=_PING_S)[0])
         lost = []
-        for name, ping in zip(self.names, pings, strict=True):
+        for worker, (name, ping) in enumerate(zip(self.names, pings, strict=True)):
+            self.lost.append(worker)
             if ping not in answered:
                 lost.append(f"{name} is stopped, or its machine cut off")
                 continue
             try:
                 self.ray.get(ping)
+                self.lost.pop()
             except self.ray.exceptions.RayError as reason:
-                cause = [line.strip() for line in str(reason).split("\n") if line.strip()]
-                lost.append(f"{name} has died ({cause[-1]})")
+                cause = [line.strip() for line in str(reason).split("\n") if line.strip()][-1]
+                lost.append(f"{name} has died ({cause.split(' Some common causes')[0]})")
         if not lost:
             lost = [f"some: {error or 'no report'}".split("\n")[0]]
         return TrainingError(
@@ -253,20 +257,19 @@ class Crew:
         )
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if kind is None:
-            self._leave()
-        for actor in self.actors:
-            self.ray.kill(actor)
-        if kind is not None and self.carrier is not None:
-            self.carrier.tear_down()
-        self.ray.util.remove_placement_group(self.group)
-
-    def _leave(self) -> None:
-        """Let the actors end by themselves, so that they clear away their channels."""
+        for worker, actor in enumerate(self.actors):
+            if worker in self.lost:  # who is stopped would hold up the others
+                self.ray.kill(actor)
+            elif kind is not None:
+                actor.abandon.options(concurrency_group="ping").remote()
         if self.carrier is not None:
             self.carrier.tear_down()
-        ends = [actor.__ray_terminate__.remote() for actor in self.actors]
-        self.ray.wait(ends, num_returns=len(ends), timeout=_END_S)
+        if self.actors:  # those that end by themselves clear away their channels
+            ends = [actor.__ray_terminate__.remote() for actor in self.actors]
+            self.ray.wait(ends, num_returns=len(ends), timeout=_END_S)
+        for actor in self.actors:
+            self.ray.kill(actor)
+        self.ray.util.remove_placement_group(self.group)
 
 
 class Listener:
@@ -374,12 +377,13 @@ class Graph(Carrier):
                     taken.append(actor.incoming.bind(*(sent[peer, worker] for peer in peers[worker])))
             root = ray.dag.MultiOutputNode(outputs + taken)
         self.ray, self.actors, self.n_turns = ray, actors, n_turns
-        self.graph = root.experimental_compile(_max_inflight_executions=_DEPTH)
+        self.depth = _DEPTH if crew.is_at_home else 1  # channels between machines do not queue
+        self.graph = root.experimental_compile(_max_inflight_executions=self.depth)
         self.under_way: deque[Any] = deque()
 
     @property
     def is_behind(self) -> bool:
-        return len(self.under_way) < _DEPTH
+        return len(self.under_way) < self.depth
 
     def submit(self, command: bytes) -> None:
         self.under_way.append(self.graph.execute(command))
@@ -398,5 +402,5 @@ class Graph(Carrier):
         return values[: len(self.actors)]
 
     def tear_down(self) -> None:
-        self.under_way.clear()
         self.graph.teardown()
+        self.under_way.clear()

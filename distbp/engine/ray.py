@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import sys
+import threading
+from pathlib import Path
 from typing import Any, TypeVar
 
 from distbp.engine.crew import Crew
@@ -23,6 +27,9 @@ INSTALL = "install it with: pip install 'distbp[ray]'"
 def import_ray() -> Any:
     """Return the module ``ray``; raise InputError where it is missing."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # there are no accelerators to hide
+    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    if "RAY_AUTH_TOKEN" in os.environ or token.exists():  # where there is one, show it, as Ray's own commands do
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
         import ray.dag
@@ -80,6 +87,8 @@ class RayEngine(Engine):
         self.ray = import_ray()
         logging.getLogger("ray.dag").setLevel(logging.CRITICAL)  # what goes wrong there is raised as well
         self.started_it = _join_or_start(self.ray, address or os.environ.get("RAY_ADDRESS"), workers, cpus_per_worker)
+        if threading.current_thread() is threading.main_thread():  # Ray's own handler writes a stack trace
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
     @property
     def n_workers(self) -> int:

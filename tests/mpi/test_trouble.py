@@ -91,7 +91,7 @@ def test_an_exception_on_one_rank_ends_all_with_its_traceback(tmp_path):
         "import numpy as np\n"
         "from distbp import Trainer, nn\n"
         "class Watcher:\n"
-        "    def begin(self, run): pass\n"
+        "    def begin(self, n_steps, n_epochs): pass\n"
         "    def step(self, step):\n"
         "        if step == 3: raise RuntimeError('on purpose')\n"
         "    def epoch(self, record): pass\n"

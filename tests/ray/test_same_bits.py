@@ -1,0 +1,172 @@
+"""The same bits on Ray: actors on one machine, on two raylets, with a parameter server, with plain calls."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+from ray_cluster import Cluster
+from tests_support import RECIPE, distbp, result
+
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with Cluster([5]) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def two_raylets():
+    with Cluster([2, 2]) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(recipe, tmp_path_factory):
+    out = tmp_path_factory.mktemp("local") / "run"
+    distbp("train", recipe, "--engine", "local", "--out", out)
+    return result(out)
+
+
+def compare(found, expected):
+    assert found["weights_sha256"] == expected["weights_sha256"]
+    for part in ("train", "validation", "test"):
+        assert found[part] == expected[part]
+
+
+ONE_MACHINE = {
+    "1 worker": ["--workers", 1],
+    "2 workers": ["--workers", 2],
+    "3 workers": ["--workers", 3],
+    "4 workers": ["--workers", 4],
+    "parameter server": ["--workers", 3, "--set", "coordinators=1"],
+    "plain calls": ["--workers", 3, "--calls", "plain"],
+    "rows sent": ["--workers", 3, "--send-data"],
+    "half a CPU each": ["--workers", 4, "--cpus-per-worker", 0.5],
+}
+
+
+@pytest.mark.parametrize("options", ONE_MACHINE.values(), ids=ONE_MACHINE)
+def test_weights_are_the_same_bits_on_ray(recipe, alone, cluster, tmp_path, options):
+    calls = [] if "--calls" in options else ["--calls", "graph"]
+    distbp("train", recipe, "--address", cluster.address, *options, *calls, "--out", tmp_path / "run")
+    compare(result(tmp_path / "run"), alone)
+    assert result(tmp_path / "run")["engine"] == "ray"
+    assert result(tmp_path / "run")["workers"] == options[1]
+
+
+SEVERAL_MACHINES = {
+    "graph": ["--calls", "graph"],
+    "plain calls": ["--calls", "plain"],
+    "parameter server": ["--calls", "graph", "--set", "coordinators=1", "--workers", 3],
+}
+
+
+@pytest.mark.parametrize("options", SEVERAL_MACHINES.values(), ids=SEVERAL_MACHINES)
+def test_weights_are_the_same_bits_on_a_cluster_of_two_raylets(recipe, alone, two_raylets, tmp_path, options):
+    workers = [] if "--workers" in options else ["--workers", 4]  # more than one raylet has room for
+    distbp("train", recipe, "--address", two_raylets.address, *workers, *options, "--out", tmp_path / "run")
+    compare(result(tmp_path / "run"), alone)
+
+
+@pytest.mark.parametrize("machines", ["2+1", "1+2+1"])
+def test_weights_are_the_same_bits_on_several_machines(recipe, alone, cluster, tmp_path, machines):
+    workers = sum(map(int, machines.split("+")))
+    options = ["--workers", workers, "--machines", machines, "--set", "coordinators=1"]
+    distbp("train", recipe, "--address", cluster.address, *options, "--out", tmp_path / "run")
+    compare(result(tmp_path / "run"), alone)
+
+
+CHANGES = {
+    "standard": ["data.scaling=standard", "optimizer=momentum", "clip_norm=null"],
+    "early stopping": ["early_stopping.patience=1", "epochs=12"],
+    "row limit": ["row_limit=5", "batch_size=200", "optimizer={adamw: {weight_decay: 0.1}}", "dtype=float64"],
+}
+
+
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
+def test_every_part_of_a_recipe_keeps_the_bits(recipe, cluster, tmp_path, changes):
+    options = [word for change in changes for word in ("--set", change)]
+    distbp("train", recipe, "--engine", "local", *options, "--out", tmp_path / "local")
+    ray = ["--address", cluster.address, "--workers", 3, "--machines", "2+1", "--send-data"]
+    distbp("train", recipe, *ray, *options, "--out", tmp_path / "ray")
+    compare(result(tmp_path / "ray"), result(tmp_path / "local"))
+
+
+def test_a_ray_that_runs_already_is_joined_and_goes_on(recipe, alone, cluster, tmp_path):
+    distbp("train", recipe, "--engine", "ray", "--workers", 2, "--out", tmp_path / "run")
+    compare(result(tmp_path / "run"), alone)
+    assert cluster.used_cpus() == 0
+
+
+def test_without_a_cluster_ray_is_started_and_ended(alone, recipe, tmp_path):
+    distbp("train", recipe, "--engine", "ray", "--workers", 2, "--out", tmp_path / "run")
+    compare(result(tmp_path / "run"), alone)
+
+
+def test_the_run_looks_as_with_mpi(recipe, cluster, tmp_path):
+    done = distbp("train", recipe, "--address", cluster.address, "--workers", 2, "--out", tmp_path / "run")
+    assert done.stderr == ""
+    assert done.stdout.count("epoch ") == 3
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "metrics.jsonl",
+        "model.safetensors",
+        "result.json",
+    ]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
+    keys = "weights_sha256 engine workers shards steps epochs train_seconds examples_per_second train validation test"
+    assert set(keys.split()) <= set(result(tmp_path / "run"))
+
+
+def test_bench_reports_the_same_figures_as_with_mpi(cluster):
+    options = ["--workers", 2, "--layers", "20,16,4", "--batch", 8, "--steps", 20, "--json"]
+    ray = json.loads(distbp("bench", "--address", cluster.address, *options).stdout)
+    mpi = json.loads(distbp("bench", "--engine", "mpi", *options).stdout)
+    assert ray.keys() == mpi.keys()
+    assert (ray["engine"], ray["workers"], ray["ms_per_step"] > 0) == ("ray", 2, True)
+
+
+def test_a_script_directs_actors_and_trains_alone_with_the_same_bits(cluster, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    run = [sys.executable, script]
+    alone = subprocess.run([*run, "local", "1"], capture_output=True, text=True, timeout=60, check=True)
+    ray = subprocess.run([*run, "ray", "3", cluster.address], capture_output=True, text=True, timeout=90, check=True)
+    assert ray.stdout.splitlines()[1:] == alone.stdout.splitlines()[1:]
+    assert (alone.stdout.splitlines()[0], ray.stdout.splitlines()[0]) == ("1", "3")
+
+
+SCRIPT = """
+import sys
+from distbp import Trainer, load, nn, optim
+engine, workers, address = (*sys.argv[1:], None)[:3]
+digits = load("digits")
+class Watcher:
+    def begin(self, n_steps, n_epochs): self.n_steps, self.steps = n_steps, []
+    def step(self, step): self.steps.append(step)
+    def epoch(self, record): pass
+    def end(self): assert self.steps == list(range(self.n_steps))
+trainer = Trainer([nn.Dense(32), nn.ReLU(), nn.Dense(10), nn.Softmax()], optimizer=optim.Adam(0.01), shards=4,
+                  scaling="minmax", epochs=2, engine=engine, workers=int(workers), address=address)
+for validation in (0.1, (digits.test.x, digits.test.y)):
+    outcome = trainer.fit(digits.train.x, digits.train.y, validation=validation, watcher=Watcher())
+    if validation == 0.1:
+        print(outcome.workers)
+    print(outcome.weights_sha256, outcome.metrics)
+"""

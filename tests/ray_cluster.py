@@ -1,0 +1,76 @@
+"""Ray clusters for tests: raylets on loopback, started in the foreground so that their end is the cluster's."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+RAY = str(Path(sys.executable).parent / "ray")
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}  # of all Rays that tests start
+
+
+def free_port() -> int:
+    """Return a TCP port that nobody uses."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+class Cluster:
+    """A head and, on the same machine, more raylets; ``with`` ends all of them."""
+
+    def __init__(self, cpus: list[int], *options: str, env: dict[str, str] | None = None) -> None:
+        self.cpus, self.options, self.env = cpus, options, env
+        self.address = f"127.0.0.1:{free_port()}"
+        self.raylets: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> Cluster:
+        port = self.address.split(":")[1]
+        common = ["--block", "--disable-usage-stats", "--object-store-memory", "200000000"]
+        for i, cpus in enumerate(self.cpus):
+            role = ["--head", "--port", port, "--node-ip-address", "127.0.0.1", "--include-dashboard", "false"]
+            if self.options:
+                role = [*role[:-2], *self.options]
+            if i > 0:
+                role = ["--address", self.address, "--node-ip-address", "127.0.0.1"]
+            command = [RAY, "start", *role, *common, "--num-cpus", str(cpus)]
+            pipe = subprocess.PIPE
+            raylet = subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=self.env)
+            self.raylets.append(raylet)
+            self._wait_until_up(self.raylets[-1])
+        return self
+
+    def _wait_until_up(self, raylet: subprocess.Popen[str]) -> None:
+        assert raylet.stdout is not None
+        said = []
+        for line in raylet.stdout:  # the raylet itself ends the wait where it fails
+            said.append(line)
+            if "Ray runtime started" in line:
+                return
+        raise AssertionError("".join(said))
+
+    def used_cpus(self) -> float:
+        """Return the CPUs that are reserved, once there are none or some seconds are over."""
+        command = [RAY, "status", "--address", self.address]
+        for _ in range(10):
+            status = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+            found = re.search(r"([\d.]+)/[\d.]+ CPU", status)
+            assert found is not None
+            if float(found[1]) == 0.0:
+                break
+        return float(found[1])
+
+    def __exit__(self, *_: object) -> None:
+        for raylet in reversed(self.raylets):
+            raylet.terminate()
+        for raylet in self.raylets:
+            try:
+                raylet.communicate(timeout=30)
+            except subprocess.TimeoutExpired:
+                raylet.kill()
+                raylet.communicate()
