@@ -103,6 +103,8 @@ class Hosts:
             time.sleep(0.05)
         for anchor in self.anchors:
             anchor.wait()
+            assert anchor.stdout is not None
+            anchor.stdout.close()
         for name in self.names:
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
         for i in range(len(self.names)):

@@ -21,6 +21,17 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
+def wait_until_up(raylet: subprocess.Popen[str]) -> None:
+    """Return when ``ray start --block`` says that it runs; fail where it ends instead."""
+    assert raylet.stdout is not None
+    said = []
+    for line in raylet.stdout:
+        said.append(line)
+        if "Ray runtime started" in line:
+            return
+    raise AssertionError("".join(said))
+
+
 class Cluster:
     """A head and, on the same machine, more raylets; ``with`` ends all of them."""
 
@@ -42,17 +53,8 @@ class Cluster:
             pipe = subprocess.PIPE
             raylet = subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=self.env)
             self.raylets.append(raylet)
-            self._wait_until_up(self.raylets[-1])
+            wait_until_up(raylet)
         return self
-
-    def _wait_until_up(self, raylet: subprocess.Popen[str]) -> None:
-        assert raylet.stdout is not None
-        said = []
-        for line in raylet.stdout:  # the raylet itself ends the wait where it fails
-            said.append(line)
-            if "Ray runtime started" in line:
-                return
-        raise AssertionError("".join(said))
 
     def used_cpus(self) -> float:
         """Return the CPUs that are reserved, once there are none or some seconds are over."""

@@ -1,0 +1,98 @@
+"""Two hosts in network namespaces, each with its own address, hostname and /dev/shm: Ray and MPI over both."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hosts import Hosts
+from hosts import missing as hosts_missing
+from ray_cluster import RAY, wait_until_up
+from sshd import Sshd
+from sshd import missing as sshd_missing
+from tests_support import COMMAND, RECIPE, distbp, result
+
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(bool(hosts_missing()), reason=hosts_missing()),
+]
+_PORT = 6379
+_TIMEOUT_S = 90
+
+
+@pytest.fixture(scope="module")
+def hosts():
+    with Hosts(2) as hosts:
+        yield hosts
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(recipe, tmp_path_factory):
+    out = tmp_path_factory.mktemp("local") / "run"
+    distbp("train", recipe, "--engine", "local", "--out", out)
+    return result(out)
+
+
+@pytest.fixture(scope="module")
+def raylets(hosts):
+    head, other = hosts.addresses
+    common = ["--block", "--disable-usage-stats", "--num-cpus", 2, "--object-store-memory", 200_000_000]
+    starts = [
+        [RAY, "start", "--head", "--port", _PORT, "--include-dashboard", "false", "--node-ip-address", head, *common],
+        [RAY, "start", "--address", f"{head}:{_PORT}", "--node-ip-address", other, *common],
+    ]
+    running = []
+    for host, command in enumerate(starts):
+        words = hosts.command(host, *command)
+        running.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+        wait_until_up(running[-1])
+    yield f"{head}:{_PORT}"
+    for raylet in reversed(running):
+        raylet.terminate()
+        raylet.communicate(timeout=30)
+
+
+def run(hosts, *words, **environment):
+    command = hosts.command(0, *words)
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, env=os.environ | environment
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+@pytest.mark.parametrize("coordinators", ["all", 1])
+def test_ray_gives_the_same_bits_on_two_hosts(hosts, raylets, recipe, alone, tmp_path, coordinators):
+    workers = 4 if coordinators == "all" else 3  # one host has room for two actors
+    options = ["--address", raylets, "--workers", workers, "--calls", "graph", "--set", f"coordinators={coordinators}"]
+    run(hosts, *COMMAND, "train", recipe, *options, "--out", tmp_path / "run")
+    assert result(tmp_path / "run")["weights_sha256"] == alone["weights_sha256"]
+    assert result(tmp_path / "run")["workers"] == workers
+
+
+@pytest.mark.skipif(bool(sshd_missing()), reason=sshd_missing())
+def test_mpi_gives_the_same_bits_on_two_hosts(hosts, recipe, alone, tmp_path):
+    with Sshd(tmp_path / "ssh", hosts.addresses[1], 22, hosts.command(1)) as server:
+        hostfile = tmp_path / "hostfile"
+        hostfile.write_text("".join(f"{address} slots=2\n" for address in hosts.addresses))
+        mpirun = Path(sys.executable).parent / "mpirun"
+        agent = " ".join(["ssh", *server.options])
+        options = ["--hostfile", hostfile, "-n", 4, "--bind-to", "none", "--prtemca", "plm_ssh_agent", agent]
+        network = hosts.addresses[0].rpartition(".")[0] + ".0/24"
+        run(
+            hosts, mpirun, *options, *COMMAND, "train", recipe, "--out", tmp_path / "run",
+            OMPI_MCA_btl_tcp_if_include=network, PRTE_MCA_prte_if_include=network,
+        )  # fmt: skip
+    assert result(tmp_path / "run")["weights_sha256"] == alone["weights_sha256"]
+    assert result(tmp_path / "run")["workers"] == 4

@@ -1,0 +1,74 @@
+"""An ssh server of the tests' own: keys, configuration and log in one folder."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+TOOLS = ("sshd", "ssh", "ssh-keygen", "rsync")
+
+
+def missing() -> str:
+    """Return why a server cannot be had here, or nothing."""
+    if os.geteuid() != 0:
+        return "sshd needs root to let its users in"
+    path = os.environ["PATH"] + ":/usr/sbin"
+    absent = [tool for tool in TOOLS if shutil.which(tool, path=path) is None]
+    return f"needs {', '.join(absent)} (Debian: openssh-server, rsync)" if absent else ""
+
+
+class Sshd:
+    """A server at ``address`` and ``port``; ``enter`` are words put before its command, to run it on another host."""
+
+    def __init__(self, folder: Path, address: str, port: int, enter: list[str] | None = None) -> None:
+        self.folder, self.address, self.port, self.enter = folder, address, port, enter or []
+        self.key = folder / "id"
+
+    @property
+    def options(self) -> list[str]:
+        """Options with which ssh reaches this server without a question."""
+        return ["-i", str(self.key), *["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-q"]]
+
+    def __enter__(self) -> Sshd:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for key in (self.key, self.folder / "host"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+        shutil.copy(self.folder / "id.pub", self.folder / "authorized_keys")
+        Path("/run/sshd").mkdir(exist_ok=True)  # where Debian's sshd separates privileges
+        config = {
+            "ListenAddress": self.address,
+            "Port": self.port,
+            "HostKey": self.folder / "host",
+            "AuthorizedKeysFile": self.folder / "authorized_keys",
+            "PidFile": "none",
+            "UsePAM": "no",
+            "PermitRootLogin": "yes",
+            "PasswordAuthentication": "no",
+            "StrictModes": "no",
+            "Subsystem": "sftp internal-sftp",
+        }
+        path = self.folder / "sshd_config"
+        path.write_text("".join(f"{key} {value}\n" for key, value in config.items()))
+        sshd = shutil.which("sshd", path=os.environ["PATH"] + ":/usr/sbin")
+        with (self.folder / "log").open("wb") as log:
+            command = [*self.enter, str(sshd), "-D", "-e", "-f", str(path)]
+            self.server = subprocess.Popen(command, stdout=log, stderr=log)
+        deadline = time.monotonic() + 20
+        while "Server listening" not in (self.folder / "log").read_text():
+            assert self.server.poll() is None, (self.folder / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.terminate()
+        self.server.wait()
+
+    @property
+    def user(self) -> str:
+        """The user to log in as."""
+        return getpass.getuser()
