@@ -1,6 +1,7 @@
 """Hosts of a network, for tests: network namespaces of this machine, joined by a bridge.
 
-Each has its own address, hostname, /dev/shm and /tmp/ray; files are shared otherwise. Needs root and iproute2.
+Each has its own address, hostname, /dev/shm and /tmp/ray, and a home folder laid over the one of this machine, which is
+only read; other files are shared. Needs root and iproute2.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def missing() -> str:
 
 
 class Hosts:
-    """Some hosts, removed on exit with all that runs on them.
+    """Some hosts, removed on exit with all that runs on them; what they write at home goes to ``folder``.
 
     Attributes
     ----------
@@ -40,7 +41,8 @@ class Hosts:
         The address of each.
     """
 
-    def __init__(self, n: int = 2) -> None:
+    def __init__(self, n: int, folder: Path) -> None:
+        self.folder = folder
         self.id = uuid.uuid4().hex[:4]
         self.names = [f"node{i}-{self.id}" for i in range(n)]
         self.addresses = [f"{_PREFIX}.{i + 1}" for i in range(n)]
@@ -65,11 +67,18 @@ class Hosts:
             _run("ip", "link", "set", there, "netns", name)
             _run("ip", "link", "set", here, "master", bridge)
             _run("ip", "link", "set", here, "up")
-            for command in (f"addr add {address}/24 dev {there}", f"link set {there} up", "link set lo up"):
+            route = f"route add default dev {there}"  # leads nowhere, but tells programs which address is theirs
+            for command in (f"addr add {address}/24 dev {there}", f"link set {there} up", "link set lo up", route):
                 _run("ip", "-n", name, *command.split())
+            home = Path("~").expanduser()
+            upper, work = self.folder / name, self.folder / f"{name}-work"
+            for path in (upper, work):
+                path.mkdir(parents=True)
+            layers = f"lowerdir={home},upperdir={upper},workdir={work}"
             setup = (
                 f"hostname {name} && mount --make-rprivate / && mount -t tmpfs -o size=4g tmpfs /dev/shm"
-                " && mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray && echo ready && exec sleep infinity"
+                " && mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray"
+                f" && mount -t overlay -o {layers} overlay {home} && echo ready && exec sleep infinity"
             )
             spaces = ["ip", "netns", "exec", name, "unshare", "--uts", "--ipc", "--mount", "sh", "-c", setup]
             anchor = subprocess.Popen(spaces, stdout=subprocess.PIPE)

@@ -22,10 +22,13 @@ def missing() -> str:
 
 
 class Sshd:
-    """A server at ``address`` and ``port``; ``enter`` are words put before its command, to run it on another host."""
+    """A server at ``address`` and ``port``, run by the words ``enter`` on another host.
 
-    def __init__(self, folder: Path, address: str, port: int, enter: list[str] | None = None) -> None:
-        self.folder, self.address, self.port, self.enter = folder, address, port, enter or []
+    Servers with the same ``folder`` take the same key.
+    """
+
+    def __init__(self, folder: Path, address: str, port: int, enter: list[str]) -> None:
+        self.folder, self.address, self.port, self.enter = folder, address, port, enter
         self.key = folder / "id"
 
     @property
@@ -36,7 +39,8 @@ class Sshd:
     def __enter__(self) -> Sshd:
         self.folder.mkdir(parents=True, exist_ok=True)
         for key in (self.key, self.folder / "host"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+            if not key.exists():
+                subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
         shutil.copy(self.folder / "id.pub", self.folder / "authorized_keys")
         Path("/run/sshd").mkdir(exist_ok=True)  # where Debian's sshd separates privileges
         config = {
@@ -51,15 +55,16 @@ class Sshd:
             "StrictModes": "no",
             "Subsystem": "sftp internal-sftp",
         }
-        path = self.folder / "sshd_config"
+        path = self.folder / f"sshd_config-{self.address}"
         path.write_text("".join(f"{key} {value}\n" for key, value in config.items()))
         sshd = shutil.which("sshd", path=os.environ["PATH"] + ":/usr/sbin")
-        with (self.folder / "log").open("wb") as log:
+        written = self.folder / f"log-{self.address}"
+        with written.open("wb") as log:
             command = [*self.enter, str(sshd), "-D", "-e", "-f", str(path)]
             self.server = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + 20
-        while "Server listening" not in (self.folder / "log").read_text():
-            assert self.server.poll() is None, (self.folder / "log").read_text()
+        while "Server listening" not in written.read_text():
+            assert self.server.poll() is None, written.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.05)
         return self

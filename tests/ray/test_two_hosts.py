@@ -25,8 +25,8 @@ _TIMEOUT_S = 90
 
 
 @pytest.fixture(scope="module")
-def hosts():
-    with Hosts(2) as hosts:
+def hosts(tmp_path_factory):
+    with Hosts(2, tmp_path_factory.mktemp("hosts")) as hosts:
         yield hosts
 
 
