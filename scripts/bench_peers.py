@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 SHAPES = [
     ("64,32,10", 32, 400),
@@ -37,10 +38,10 @@ def median_ms(step, n_steps: int) -> float:
     return 1e3 * statistics.median(times)
 
 
-def distbp(layers: str, rows: int, n_steps: int) -> dict[str, float]:
+def distbp(layers: str, rows: int, n_steps: int, engine: str = "mpi") -> dict[str, float]:
     options = ["--layers", layers, "--batch", str(rows), "--steps", str(n_steps), "--workers", str(WORKERS), "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "distbp", "bench", "--optimizer", "adam", "--engine", "mpi", *options],
+        [sys.executable, "-m", "distbp", "bench", "--optimizer", "adam", "--engine", engine, *options],
         check=True,
         capture_output=True,
         text=True,
@@ -48,6 +49,57 @@ def distbp(layers: str, rows: int, n_steps: int) -> dict[str, float]:
     )
     figures = json.loads(done.stdout)
     return {"ms": figures["ms_per_step"], "efficiency": figures["efficiency"]}
+
+
+def distbp_on_ray(layers: str, rows: int, n_steps: int) -> dict[str, float]:
+    return distbp(layers, rows, n_steps, "ray")
+
+
+def ray_train(layers: str, rows: int, n_steps: int) -> dict[str, float]:
+    """TorchTrainer on two workers of a Ray of its own: DDP with gloo, fused Adam, one thread a worker."""
+    import logging
+    import tempfile
+
+    import ray
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    sizes = [int(n) for n in layers.split(",")]
+    median_of_steps = median_ms
+
+    def loop() -> None:
+        import torch
+        from ray.train.torch import prepare_model
+        from torch import nn
+
+        torch.set_num_threads(1)
+        modules = [m for a, b in itertools.pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())][:-1]
+        model = prepare_model(nn.Sequential(*modules))
+        optimizer = torch.optim.Adam(model.parameters(), fused=True)
+        loss = nn.CrossEntropyLoss()
+        x, y = torch.randn(rows, sizes[0]), torch.randint(0, sizes[-1], (rows,))
+
+        def step() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            loss(model(x), y).backward()
+            optimizer.step()
+
+        ms = median_of_steps(step, n_steps)
+        Path(folder, str(ray.train.get_context().get_world_rank())).write_text(str(ms))
+
+    ray.init(
+        address="local", num_cpus=WORKERS + 1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = TorchTrainer(
+            loop,
+            scaling_config=ray.train.ScalingConfig(num_workers=WORKERS),
+            run_config=ray.train.RunConfig(storage_path=folder),
+        )
+        trainer.fit()
+        ms = [float(Path(folder, str(rank)).read_text()) for rank in range(WORKERS)]
+    ray.shutdown()
+    return {"ms": statistics.mean(ms)}
 
 
 def _ddp_worker(rank: int, sizes: list[int], rows: int, n_steps: int, port: int, results) -> None:
@@ -139,7 +191,9 @@ def scikit_learn(layers: str, rows: int, n_steps: int) -> dict[str, float]:
 
 PEERS = {
     "distbp": (distbp, "distbp"),
+    "distbp on Ray": (distbp_on_ray, "ray"),
     "torch DDP": (torch_ddp, "torch"),
+    "Ray Train": (ray_train, "ray"),
     "JAX": (jax_both_cores, "optax"),
     "scikit-learn": (scikit_learn, "sklearn"),
 }
@@ -169,7 +223,7 @@ def main() -> None:
     names = [name for name, (_, module) in PEERS.items() if importlib.util.find_spec(module)]
     for name in PEERS.keys() - set(names):
         print(f"{name}: not installed, left out")
-    print(f"medians of {options.rounds} rounds, {WORKERS} workers; ratio: times the step of distbp")
+    print(f"medians of {options.rounds} rounds, {WORKERS} workers; ratio: times the step of distbp (under mpirun)")
     print(f"{'layers':<26}{'rows':>5}{'efficiency':>12}" + "".join(f"{n + ' ms':>20}{'ratio':>7}" for n in names))
     for layers, rows, n_steps in SHAPES:
         if options.only and layers not in options.only:

@@ -119,14 +119,11 @@ def _join_or_start(ray: Any, address: str | None, workers: int, cpus_per_worker:
     if ray.is_initialized():
         return False
     options = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    address = address or _running_here()
     if address is None:
-        try:
-            ray.init(address="auto", **options)
-        except ConnectionError:
-            n_cpus = max(os.cpu_count() or 1, int((workers + 1) * cpus_per_worker + 1))
-            ray.init(address="local", num_cpus=n_cpus, include_dashboard=False, **options)
-            return True
-        return False
+        n_cpus = max(os.cpu_count() or 1, int((workers + 1) * cpus_per_worker + 1))
+        ray.init(address="local", num_cpus=n_cpus, include_dashboard=False, **options)
+        return True
     _require_answer(address)
     try:
         ray.init(address=address, **options)
@@ -137,14 +134,25 @@ def _join_or_start(ray: Any, address: str | None, workers: int, cpus_per_worker:
     return False
 
 
+def _running_here() -> str | None:
+    """Return the address of the Ray that was started last on this machine, if it still answers."""
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - as Ray has it
+    file = Path(folder) / "ray" / "ray_current_cluster"
+    try:
+        address = file.read_text().strip()
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), timeout=2).close()
+    except (OSError, ValueError):
+        return None
+    return address
+
+
 def _require_answer(address: str) -> None:
     """Raise InputError where nothing answers at ``address``: Ray would try for a minute and then end the process."""
     host, colon, port = address.rpartition(":")
-    if "://" in address or (address != "auto" and not (colon and port.isdigit())):
+    if "://" in address or not (colon and port.isdigit()):
         remedy = "give the address of the head, or send the command into the cluster with `ray job submit`"
         raise InputError("HOST:PORT of a Ray cluster, such as 10.0.0.1:6379", repr(address), remedy, "--address")
-    if address == "auto":
-        return
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
