@@ -137,7 +137,7 @@ class Recipe(_Part):
     dtype: Literal["float32", "float64"] = "float32"
     blas_threads: int = Field(1, ge=1, description="threads of each worker's matrix products")
     early_stopping: EarlyStopping | None = None
-    coordinators: Literal["all", 1] = Field("all", description="all: every worker updates a slice; 1: worker 0 all")
+    coordinators: Literal["all", 1] = Field("all", description="all: every worker updates a slice; 1: one does")
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "recipe") -> Recipe:

@@ -89,3 +89,18 @@ def test_a_plan_gives_every_shard_and_every_element_to_one_worker(machines, more
         assert [plan.machine(w) for w in workers] == [m for m, n in enumerate(machines) for _ in range(n)]
         for machine in range(len(machines)):
             assert all(plan.delegate(c, machine) in plan.workers(machine) for c in range(n_coordinators))
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=4), st.integers(0, 30), st.integers(1, 50_000))
+def test_a_parameter_server_has_the_whole_vector_and_no_shard(machines, more_shards, n_elements):
+    n_workers = sum(machines)
+    n_shards = max(1, n_workers - 1) + more_shards
+    machines = (*machines, 1) if n_workers == 1 else tuple(machines)
+    plan = Plan(n_shards, machines, n_elements, 1, has_server=True)
+    *computing, server = range(plan.n_workers)
+    assert [s for w in computing for s in plan.shards(w)] == list(range(n_shards))
+    assert (list(plan.shards(server)), plan.nodes(server)) == ([], [])
+    assert plan.slice(server) == slice(0, n_elements)
+    assert all(plan.slice(w).start == plan.slice(w).stop for w in computing)
+    assert [s for m in range(len(machines)) for s in plan.machine_shards(m)] == list(range(n_shards))
+    assert [b for m in range(len(machines)) for b in plan.machine_blocks(m)] == list(range(plan.n_blocks))

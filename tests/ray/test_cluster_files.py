@@ -1,0 +1,86 @@
+"""The files of cluster/: against the schema of their tool, or run with stand-ins for it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from ray_cluster import free_port
+from tests_support import RECIPE, distbp, result
+
+CLUSTER = Path(__file__).parents[2] / "cluster"
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+pytestmark = pytest.mark.timeout(120)
+
+
+@needs_ray
+@pytest.mark.parametrize("name", ["ssh", "aws"])
+def test_a_cluster_file_keeps_to_the_schema_of_ray(name):
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = prepare_config(yaml.safe_load((CLUSTER / f"{name}.yaml").read_text()))
+    validate_config(config)
+    with pytest.raises(Exception, match="unknown_key"):  # the schema does say no
+        validate_config(config | {"unknown_key": 1})
+
+
+@pytest.mark.parametrize("path", sorted(CLUSTER.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_option_of_distbp_in_a_manifest_exists(path):
+    words = path.read_text().replace(",", " ").replace("[", " ").split()
+    given = {word for word in words if word.startswith("--") and "=" not in word}
+    others = {"--generate", "--allow-run-as-root", "--bind-to", "--quiet", "--head", "--disable-usage-stats"}
+    known = distbp("train", "--help", env=os.environ | {"COLUMNS": "200"}).stdout
+    assert all(option in known for option in given - others - {"--"}), given
+
+
+STAND_INS = {
+    "scontrol": "#!/bin/sh\necho 127.0.0.1\n",
+    "srun": '#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"\n',
+}
+
+
+@pytest.mark.parametrize("engine", ["mpi", pytest.param("ray", marks=needs_ray)])
+def test_a_slurm_script_trains_with_stand_ins_for_slurm(tmp_path, engine):
+    for name, text in STAND_INS.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    job = free_port() - 20000 if engine == "ray" else 7
+    environment = os.environ | {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "ENVIRONMENT": sys.prefix,
+        "SLURM_JOB_ID": str(job),
+        "SLURM_JOB_NODELIST": "here",
+        "SLURM_NNODES": "1",
+        "SLURM_NTASKS": "2",
+        "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_CPUS_PER_TASK": "2",
+        "HOME": str(tmp_path),
+    }
+    script = subprocess.Popen(
+        ["bash", CLUSTER / f"slurm-{engine}.sh", "recipe.yaml"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        status = script.wait(timeout=90)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(script.pid, signal.SIGTERM)  # as Slurm ends what is left of a job
+        said = script.communicate(timeout=40)[0]
+    assert status == 0, said
+    distbp("train", tmp_path / "recipe.yaml", "--engine", "local", "--out", tmp_path / "alone")
+    found = result(tmp_path / "runs" / f"slurm-{job}")
+    assert found["weights_sha256"] == result(tmp_path / "alone")["weights_sha256"]
+    assert (found["engine"], found["workers"]) == (engine, 2)
