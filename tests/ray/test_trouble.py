@@ -25,6 +25,7 @@ LONG = RECIPE.replace("epochs: 3", "epochs: 100000")
 def cluster():
     with Cluster([4]) as cluster:
         yield cluster
+        assert cluster.used_cpus() == 0  # no placement group is left of all the tests below
 
 
 @pytest.fixture
@@ -35,13 +36,12 @@ def recipe(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def nothing_of_ours_is_left_in_the_cluster(cluster):
+def no_actor_is_left():
     yield
     deadline = time.monotonic() + 20
     while (left := actors()) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left
-    assert cluster.used_cpus() == 0
 
 
 def actors():
