@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests_support import RECIPE, distbp, result
 
 MARK = f"DISTBP_TEST_{uuid.uuid4().hex}"
 os.environ[MARK] = "1"  # every process started by these tests carries it
@@ -43,6 +44,22 @@ def leavings() -> set[str]:
     """Return what lies in /dev/shm, and what of ours lies among the temporary files."""
     names = {path.name for path in Path("/dev/shm").iterdir()} if Path("/dev/shm").exists() else set()
     return names | {path.name for path in Path(tempfile.gettempdir()).glob("distbp*")}
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory):
+    """A file with the recipe that the engines are compared on."""
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def alone(recipe, tmp_path_factory):
+    """The result of that recipe in one process."""
+    out = tmp_path_factory.mktemp("local") / "run"
+    distbp("train", recipe, "--engine", "local", "--out", out)
+    return result(out)
 
 
 @pytest.fixture(autouse=True)

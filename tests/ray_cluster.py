@@ -36,19 +36,22 @@ class Cluster:
     """A head and, on the same machine, more raylets; ``with`` ends all of them."""
 
     def __init__(self, cpus: list[int], *options: str, env: dict[str, str] | None = None) -> None:
-        self.cpus, self.options, self.env = cpus, options, env
+        self.cpus, self.options, self.env = cpus, options or ("--include-dashboard", "false"), env
         self.address = f"127.0.0.1:{free_port()}"
         self.raylets: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Cluster:
         port = self.address.split(":")[1]
-        common = ["--block", "--disable-usage-stats", "--object-store-memory", "200000000"]
+        common = [
+            "--node-ip-address",
+            "127.0.0.1",
+            "--block",
+            "--disable-usage-stats",
+            "--object-store-memory",
+            "200000000",
+        ]
         for i, cpus in enumerate(self.cpus):
-            role = ["--head", "--port", port, "--node-ip-address", "127.0.0.1", "--include-dashboard", "false"]
-            if self.options:
-                role = [*role[:-2], *self.options]
-            if i > 0:
-                role = ["--address", self.address, "--node-ip-address", "127.0.0.1"]
+            role = ["--head", "--port", port, *self.options] if i == 0 else ["--address", self.address]
             command = [RAY, "start", *role, *common, "--num-cpus", str(cpus)]
             pipe = subprocess.PIPE
             raylet = subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=self.env)

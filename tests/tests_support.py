@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 COMMAND = [sys.executable, "-m", "distbp"]
@@ -52,6 +53,24 @@ def distbp(*arguments: object, status: int = 0, **options: object) -> subprocess
 def result(folder: Path) -> dict[str, object]:
     """Return result.json of a run."""
     return json.loads((folder / "result.json").read_text())
+
+
+def compare(found: dict[str, object], expected: dict[str, object]) -> None:
+    """Assert that two runs gave the same bits."""
+    for key in ("weights_sha256", "train", "validation", "test", "steps"):
+        assert found[key] == expected[key]
+
+
+def start_training(folder: Path, *arguments: object) -> subprocess.Popen[str]:
+    """Start a run whose output goes to ``folder``, and return it once it trains."""
+    process = start("train", *arguments, "--out", folder)
+    metrics = folder / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (metrics.exists() and metrics.stat().st_size > 0):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    return process
 
 
 if hasattr(os, "geteuid") and os.geteuid() == 0:  # for tests that call mpirun themselves, in a container

@@ -74,7 +74,7 @@ class RayWorker:
             result = unpack_job(job, rows).perform(group, Recorder(self.events) if leads else None)
             end = pack({}) + (pack_result(result) if leads else b"")
         except DistbpError as error:
-            end = pack({"error": pack_error(error), "agreed": error.agreed, "step": self.step})
+            end = pack({"error": pack_error(error)})
         except Exception:
             end = pack({"traceback": traceback.format_exc(), "step": self.step})
         except AbandonedError:

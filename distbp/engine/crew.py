@@ -215,7 +215,7 @@ class Crew:
             raise self._lost(error) from None
         if reports is None:
             raise self._lost(None)
-        return [json.loads(report) for report in reports]
+        return reports
 
     def _end(self, worker: int) -> bytes:
         """Return what ``worker`` ended with; raise where that is an error."""
@@ -315,7 +315,7 @@ class Carrier(ABC):
         """Start a turn."""
 
     @abstractmethod
-    def reports(self, timeout_s: float) -> list[bytes] | None:
+    def reports(self, timeout_s: float) -> list[dict[str, Any]] | None:
         """Return what all actors report of the oldest turn, or None where they have not within ``timeout_s``."""
 
     @abstractmethod
@@ -334,14 +334,13 @@ class PlainCalls(Carrier):
     def submit(self, command: bytes) -> None:
         self.calls = [actor.turn.remote(command) for actor in self.actors]
 
-    def reports(self, timeout_s: float) -> list[bytes] | None:
+    def reports(self, timeout_s: float) -> list[dict[str, Any]] | None:
         _, late = self.ray.wait(self.calls, num_returns=len(self.calls), timeout=timeout_s)
         if late:
             return None
-        reports: list[bytes] = self.ray.get(self.calls)
-        read = [json.loads(report) for report in reports]
-        if any(report["kind"] == "round" for report in read):
-            peers = [report["peers"] for report in read]
+        reports = [json.loads(report) for report in self.ray.get(self.calls)]
+        if any(report["kind"] == "round" for report in reports):
+            peers = [report["peers"] for report in reports]
             sent: dict[tuple[int, int], Any] = {}
             for worker, actor in enumerate(self.actors):
                 if peers[worker]:
@@ -388,18 +387,18 @@ class Graph(Carrier):
     def submit(self, command: bytes) -> None:
         self.under_way.append(self.graph.execute(command))
 
-    def reports(self, timeout_s: float) -> list[bytes] | None:
+    def reports(self, timeout_s: float) -> list[dict[str, Any]] | None:
         # Reading from a channel spins until something is there. So a plain call sleeps until the turn is over.
         turned = self.actors[0].has_turned.options(concurrency_group="watch").remote(self.n_turns + 1)
         if not self.ray.wait([turned], timeout=timeout_s)[0]:
             return None
         self.ray.get(turned)
         try:
-            values: list[bytes] = self.ray.get(self.under_way.popleft(), timeout=timeout_s)
+            values = self.ray.get(self.under_way.popleft(), timeout=timeout_s)
         except self.ray.exceptions.GetTimeoutError:
             return None
         self.n_turns += 1
-        return values[: len(self.actors)]
+        return [json.loads(report) for report in values[: len(self.actors)]]
 
     def tear_down(self) -> None:
         self.graph.teardown()

@@ -11,7 +11,8 @@ from pathlib import Path
 from distbp.engine.arena import Arena, ArenaMap, attach, reserve
 from distbp.engine.machines import Link, MachineExchange
 from distbp.engine.memory import private_bytes
-from distbp.errors import DistbpError, InputError, TrainingError
+from distbp.engine.messages import pack_error, unpack_error
+from distbp.errors import DistbpError, InputError
 from distbp.nn import Layout
 from distbp.train.exchange import Exchange, Group
 from distbp.train.phases import Phases
@@ -44,14 +45,13 @@ class MachineGroup(Group):
         return private_bytes()
 
     def first_error(self, error: DistbpError | None) -> DistbpError | None:
-        texts = self.allgather_text("" if error is None else json.dumps([type(error) is InputError, error.parts()]))
+        texts = self.allgather_text("" if error is None else json.dumps(pack_error(error)))
         for worker, text in enumerate(texts):
             if text:
-                is_input, parts = json.loads(text)
-                if not is_input:
-                    return TrainingError(*parts)
-                theirs = InputError(*parts)
-                return theirs if set(texts) == {text} else theirs.at(_of_one(theirs.where, self.names[worker]))
+                theirs = unpack_error(json.loads(text))
+                if not isinstance(theirs, InputError) or set(texts) == {text}:
+                    return theirs
+                return theirs.at(_of_one(theirs.where, self.names[worker]))
         return None
 
     def exchange(self, plan: Plan, layout: Layout, phases: Phases) -> Exchange:

@@ -140,8 +140,7 @@ def _running_here() -> str | None:
     file = Path(folder) / "ray" / "ray_current_cluster"
     try:
         address = file.read_text().strip()
-        host, _, port = address.rpartition(":")
-        socket.create_connection((host, int(port)), timeout=2).close()
+        _try(address, timeout_s=2)
     except (OSError, ValueError):
         return None
     return address
@@ -149,16 +148,22 @@ def _running_here() -> str | None:
 
 def _require_answer(address: str) -> None:
     """Raise InputError where nothing answers at ``address``: Ray would try for a minute and then end the process."""
-    host, colon, port = address.rpartition(":")
+    _, colon, port = address.rpartition(":")
     if "://" in address or not (colon and port.isdigit()):
         remedy = "give the address of the head, or send the command into the cluster with `ray job submit`"
         raise InputError("HOST:PORT of a Ray cluster, such as 10.0.0.1:6379", repr(address), remedy, "--address")
     try:
-        socket.create_connection((host, int(port)), timeout=10).close()
+        _try(address, timeout_s=10)
     except OSError as error:
         given = f"{address}, where nothing answers ({error})"
         remedy = "start one with `ray start --head`, or check the address"
         raise InputError("the address of a running Ray cluster", given, remedy, "--address") from None
+
+
+def _try(address: str, timeout_s: float) -> None:
+    """Raise OSError where nothing answers at ``address``, and ValueError where it has no port."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host, int(port)), timeout=timeout_s).close()
 
 
 def _first_line(error: BaseException) -> str:

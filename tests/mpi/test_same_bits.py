@@ -5,23 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests_support import RECIPE, distbp, result
+from tests_support import compare, distbp, result
 
 pytestmark = pytest.mark.timeout(180)
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
-    path.write_text(RECIPE)
-    return path
-
-
-@pytest.fixture(scope="module")
-def alone(recipe, tmp_path_factory):
-    out = tmp_path_factory.mktemp("local") / "run"
-    distbp("train", recipe, "--engine", "local", "--out", out)
-    return result(out)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4, 5, 8])
@@ -63,13 +49,6 @@ def test_every_part_of_a_recipe_keeps_the_bits(recipe, tmp_path, changes):
         results.append(result(tmp_path / name))
     compare(results[1], results[0])
     compare(results[2], results[0])
-
-
-def compare(found, expected):
-    assert found["weights_sha256"] == expected["weights_sha256"]
-    for part in ("train", "validation", "test"):
-        assert found[part] == expected[part]
-    assert found["steps"] == expected["steps"]
 
 
 def test_result_has_the_promised_keys(alone):

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import our_processes
-from tests_support import COMMAND, RECIPE, distbp, finish, start
+from tests_support import COMMAND, RECIPE, distbp, finish, start, start_training
 
 pytestmark = pytest.mark.timeout(120)
 LONG = RECIPE.replace("epochs: 3", "epochs: 100000")
@@ -29,14 +29,7 @@ def recipe(tmp_path):
 
 def training(recipe, tmp_path, workers=3, *options):
     """Start a long run, and return it once it trains."""
-    process = start("train", recipe, "--workers", workers, "--out", tmp_path / "run", *options)
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not (metrics.exists() and metrics.stat().st_size > 0):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    return process
+    return start_training(tmp_path / "run", recipe, "--workers", workers, *options)
 
 
 def ranks(process):

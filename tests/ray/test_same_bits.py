@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from ray_cluster import Cluster
-from tests_support import RECIPE, distbp, result
+from tests_support import compare, distbp, result
 
 pytestmark = [
     pytest.mark.timeout(180),
@@ -27,26 +27,6 @@ def cluster():
 def two_raylets():
     with Cluster([2, 2]) as cluster:
         yield cluster
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
-    path.write_text(RECIPE)
-    return path
-
-
-@pytest.fixture(scope="module")
-def alone(recipe, tmp_path_factory):
-    out = tmp_path_factory.mktemp("local") / "run"
-    distbp("train", recipe, "--engine", "local", "--out", out)
-    return result(out)
-
-
-def compare(found, expected):
-    assert found["weights_sha256"] == expected["weights_sha256"]
-    for part in ("train", "validation", "test"):
-        assert found[part] == expected[part]
 
 
 ONE_MACHINE = {

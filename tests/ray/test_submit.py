@@ -15,27 +15,13 @@ from hosts import missing as hosts_missing
 from ray_cluster import RAY, Cluster, free_port
 from sshd import Sshd
 from sshd import missing as sshd_missing
-from tests_support import RECIPE, distbp, result
+from tests_support import result
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.timeout(240),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
 ]
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
-    path.write_text(RECIPE)
-    return path
-
-
-@pytest.fixture(scope="module")
-def alone(recipe, tmp_path_factory):
-    out = tmp_path_factory.mktemp("local") / "run"
-    distbp("train", recipe, "--engine", "local", "--out", out)
-    return result(out)
 
 
 def cluster_file(path: Path, hosts: Hosts, key: Path, user: str) -> dict[str, object]:

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from conftest import our_processes
 from ray_cluster import Cluster, free_port
-from tests_support import RECIPE, distbp, finish, result, start
+from tests_support import RECIPE, distbp, finish, result, start, start_training
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -58,14 +58,7 @@ def actors():
 
 def training(cluster, recipe, tmp_path, *options):
     """Start a long run, and return it once it trains."""
-    process = start("train", recipe, "--address", cluster.address, "--out", tmp_path / "run", *options)
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not (metrics.exists() and metrics.stat().st_size > 0):
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    return process
+    return start_training(tmp_path / "run", recipe, "--address", cluster.address, *options)
 
 
 @pytest.mark.parametrize("calls", ["graph", "plain"])

@@ -14,7 +14,7 @@ from hosts import missing as hosts_missing
 from ray_cluster import RAY, wait_until_up
 from sshd import Sshd
 from sshd import missing as sshd_missing
-from tests_support import COMMAND, RECIPE, distbp, result
+from tests_support import COMMAND, result
 
 pytestmark = [
     pytest.mark.timeout(180),
@@ -28,20 +28,6 @@ _TIMEOUT_S = 90
 def hosts(tmp_path_factory):
     with Hosts(2, tmp_path_factory.mktemp("hosts")) as hosts:
         yield hosts
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
-    path.write_text(RECIPE)
-    return path
-
-
-@pytest.fixture(scope="module")
-def alone(recipe, tmp_path_factory):
-    out = tmp_path_factory.mktemp("local") / "run"
-    distbp("train", recipe, "--engine", "local", "--out", out)
-    return result(out)
 
 
 @pytest.fixture(scope="module")
