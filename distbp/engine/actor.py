@@ -22,9 +22,11 @@ from distbp.engine.arena import AbandonedError, Arena
 from distbp.engine.group import MachineGroup, machine_identity
 from distbp.engine.machines import Link, MachineExchange, Messages
 from distbp.engine.messages import pack, pack_error, pack_result, unpack, unpack_job
+from distbp.engine.push_pull import ActorPushPull, Desk
 from distbp.errors import DistbpError, TrainingError
 from distbp.nn import Layout
 from distbp.train import Exchange
+from distbp.train.exchange import PushPull
 from distbp.train.phases import Phases
 from distbp.train.plan import Plan
 
@@ -51,7 +53,8 @@ class RayWorker:
         self.asked: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.request: dict[str, Any] | None = None  # what the job waits for
-        self.events: list[Any] = []
+        self.recorder = Recorder()
+        self.desk = Desk()
         self.step = -1
         self.n_texts = 0
         self.n_turns, self.turned = 0, threading.Condition()
@@ -66,13 +69,15 @@ class RayWorker:
             {"identity": machine_identity(), "host": platform.node(), "pid": os.getpid(), "versions": versions()}
         )
 
-    def run(self, job: bytes, crew: bytes, rows: bytes) -> bytes:
-        """Do ``job`` as the worker that ``crew`` says, with ``rows``; return the result of worker 0, or an error."""
-        group = ActorGroup(self, **unpack(crew)[0])
-        leads = group.worker == 0
+    def run(self, job: bytes, crew: bytes, rows: bytes, server: Any = None) -> bytes:
+        """Do ``job`` as the worker that ``crew`` says, with ``rows``; return the result of worker 0, or an error.
+
+        ``server`` is the actor of the parameter server, for those that push to it.
+        """
+        group = ActorGroup(self, server, **unpack(crew)[0])
         try:
-            result = unpack_job(job, rows).perform(group, Recorder(self.events) if leads else None)
-            end = pack({}) + (pack_result(result) if leads else b"")
+            result = unpack_job(job, rows).perform(group, self.recorder)
+            end = pack({}) + (pack_result(result) if group.worker == 0 else b"")
         except DistbpError as error:
             end = pack({"error": pack_error(error)})
         except Exception:
@@ -87,6 +92,11 @@ class RayWorker:
         if self.arena is not None:
             self.arena.is_abandoned = True
         self.answers.put(_ABANDONED)
+        self.desk.abandon()
+
+    def push(self, worker: int, report: bytes) -> bytes:
+        """Take what ``worker`` pushes; return the parameter server's answer, once it has one."""
+        return self.desk.push(worker, report)
 
     def turn(self, command: bytes) -> bytes:
         """Answer what the job waits for; return, as JSON, what it asks next.
@@ -106,9 +116,10 @@ class RayWorker:
         with self.turned:
             self.n_turns += 1
             self.turned.notify_all()
-        events = [self.events.pop(0) for _ in range(len(self.events))]
         report = {"kind": "busy"} if self.request is None else self.request
-        return json.dumps(report | {"events": events, "step": self.step, "peers": list(self.inbox)}).encode()
+        return json.dumps(
+            report | {"events": self.recorder.take(), "step": self.step, "peers": list(self.inbox)}
+        ).encode()
 
     def has_turned(self, n_turns: int) -> None:
         """Return when ``turn`` has done its work that often."""
@@ -178,25 +189,37 @@ class Round:
 
 
 class Recorder:
-    """A watcher whose driver hears everything with the next report."""
+    """A watcher whose driver hears everything with the next report; told by the job, asked by another thread."""
 
-    def __init__(self, events: list[Any]) -> None:
-        self.events = events
+    def __init__(self) -> None:
+        self.events: list[list[Any]] = []
+        self.lock = threading.Lock()
 
     def begin(self, n_steps: int, n_epochs: int) -> None:
-        self.events.append(["begin", n_steps, n_epochs])
+        self._add("begin", n_steps, n_epochs)
 
     def step(self, step: int) -> None:
-        if self.events and self.events[-1][0] == "steps":
-            self.events[-1][2] = step
-        else:
-            self.events.append(["steps", step, step])
+        with self.lock:
+            if self.events and self.events[-1][0] == "steps":
+                self.events[-1][2] = step
+            else:
+                self.events.append(["steps", step, step])
 
     def epoch(self, record: dict[str, Any]) -> None:
-        self.events.append(["epoch", record])
+        self._add("epoch", record)
 
     def end(self) -> None:
-        self.events.append(["end"])
+        self._add("end")
+
+    def _add(self, *event: Any) -> None:
+        with self.lock:
+            self.events.append(list(event))
+
+    def take(self) -> list[list[Any]]:
+        """Return what happened since the last call."""
+        with self.lock:
+            taken, self.events = self.events, []
+        return taken
 
 
 class ActorGroup(MachineGroup):
@@ -205,8 +228,16 @@ class ActorGroup(MachineGroup):
     name = "ray"
 
     def __init__(
-        self, actor: RayWorker, worker: int, machines: list[int], has_server: bool, names: list[str], deadline_s: float
+        self,
+        actor: RayWorker,
+        server: Any,
+        worker: int,
+        machines: list[int],
+        has_server: bool,
+        names: list[str],
+        deadline_s: float,
     ) -> None:
+        self.server = server
         self.actor, self.worker, self.machines, self.has_server = actor, worker, tuple(machines), has_server
         self.names, self.deadline_s = dict(enumerate(names)), deadline_s
 
@@ -226,6 +257,18 @@ class ActorGroup(MachineGroup):
         if len(self.machines) > 1:  # who has no peers asks for nothing while others are in a round
             self.actor.pause_s = _PAUSE_BETWEEN_MACHINES_S if exchange.peers else 0.0
         return exchange
+
+    def push_pull(self, exchange: Exchange) -> PushPull:
+        assert isinstance(exchange, MachineExchange)
+        return ActorPushPull(self, exchange, self.actor.desk, self._push)
+
+    def _push(self, worker: int, report: bytes) -> bytes:
+        """Call the parameter server's actor."""
+        try:
+            answer: bytes = self.server.push.options(concurrency_group="push").remote(worker, report).future().result()
+        except Exception:  # the server has died: the driver finds that out, and says so
+            raise AbandonedError from None
+        return answer
 
     def finish(self, error: DistbpError) -> int:
         return error.exit_status

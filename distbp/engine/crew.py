@@ -89,7 +89,8 @@ class Crew:
         names = sorted(dict.fromkeys(nodes[b] for b in range(self.n_actors)), key=lambda node: node == server_node)
         bundles = [b for node in names for b in range(self.n_actors) if nodes[b] == node]
         self.is_at_home = names == [self.ray.get_runtime_context().get_node_id()] and self.engine.machines is None
-        cls = self.ray.remote(concurrency_groups={"run": 1, "ping": 1, "watch": 1})(RayWorker)
+        groups = {"run": 1, "ping": 1, "watch": 1, "push": self.engine.workers}
+        cls = self.ray.remote(concurrency_groups=groups)(RayWorker)
         namespace = f"distbp-{uuid.uuid4().hex[:8]}"
         for worker, bundle in enumerate(bundles):
             strategy = self.ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(self.group, bundle)
@@ -144,8 +145,9 @@ class Crew:
         if isinstance(job, Training) and job.dataset is not None:
             dataset = job.rows()
             rows = [put(pack_rows(dataset, job.recipe, w, self.engine.workers)) for w in range(self.n_actors)]
+        server = self.actors[-1] if self.has_server else None
         self.ends = [
-            actor.run.options(concurrency_group="run").remote(content, self._member(worker), rows[worker])
+            actor.run.options(concurrency_group="run").remote(content, self._member(worker), rows[worker], server)
             for worker, actor in enumerate(self.actors)
         ]
         self._drive(listener)
@@ -175,7 +177,8 @@ class Crew:
                 continue
             reports = self._reports(carrier)
             n_turns += 1
-            listener.hear(reports[0]["events"])
+            for report in reports:
+                listener.hear(report["events"])
             kinds = {report["kind"] for report in reports}
             if "end" in kinds:
                 for worker, report in enumerate(reports):
@@ -273,7 +276,7 @@ class Crew:
 
 
 class Listener:
-    """Tells a watcher what worker 0 reports."""
+    """Tells a watcher what the worker reports that is told how training goes."""
 
     def __init__(self, watcher: Watcher | None) -> None:
         self.watcher = watcher

@@ -105,7 +105,7 @@ class RayEngine(Engine):
             self.ray.shutdown()
 
     def perform(self, job: Job[T], watcher: Watcher | None = None) -> T:
-        has_server = isinstance(job, Training) and job.recipe.coordinators == 1
+        has_server = isinstance(job, Training) and job.recipe.wants_server
         try:
             with Crew(self, has_server) as crew:
                 return crew.perform(job, watcher)

@@ -76,6 +76,28 @@ class Exchange(ABC):
         """The memory that the workers of this machine share."""
 
 
+class PushPull(ABC):
+    """The way between workers and a parameter server that does not wait for all of them."""
+
+    @abstractmethod
+    def push(self, report: dict[str, Any], gradient: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+        """Hand ``report`` and ``gradient`` to the server; return its order, once ``weights`` holds what it sent."""
+
+    @abstractmethod
+    def receive(self, gradient: np.ndarray, patience: float) -> tuple[int, dict[str, Any]]:
+        """Return the worker that pushed next and its report, once ``gradient`` holds what it sent.
+
+        Raises
+        ------
+        TrainingError
+            Where nobody pushes before the deadline, which is ``patience`` times as long as usual.
+        """
+
+    @abstractmethod
+    def answer(self, worker: int, order: dict[str, Any], weights: np.ndarray) -> None:
+        """Answer the push of ``worker``, by which it pulls ``weights``."""
+
+
 class Engine(ABC):
     """What does the jobs of a program: the workers that this process is one of, or those that it directs."""
 
@@ -122,7 +144,7 @@ class Job(Protocol[T]):
     """Something that all workers do together."""
 
     def perform(self, group: Group, watcher: Watcher | None) -> T:
-        """Do this worker's share; ``watcher`` is told how it goes, by worker 0 only."""
+        """Do this worker's share; ``watcher`` is told how it goes, by one worker only."""
 
 
 class Watcher(Protocol):
@@ -139,6 +161,19 @@ class Watcher(Protocol):
 
     def end(self) -> None:
         """Training is over, rightly or not."""
+
+
+@contextmanager
+def watched(watcher: Watcher | None, n_steps: int, n_epochs: int) -> Iterator[None]:
+    """Tell ``watcher``, if there is one, that training goes on inside."""
+    if watcher is None:
+        yield
+        return
+    watcher.begin(n_steps, n_epochs)
+    try:
+        yield
+    finally:
+        watcher.end()
 
 
 class Group(Engine):
@@ -166,6 +201,10 @@ class Group(Engine):
     @abstractmethod
     def exchange(self, plan: Plan, layout: Layout, phases: Phases) -> Exchange:
         """Return this worker's exchange; raise InputError where there is no room for it."""
+
+    def push_pull(self, exchange: Exchange) -> PushPull:
+        """Return the way to the parameter server; only for groups that have one."""
+        raise NotImplementedError
 
     def perform(self, job: Job[T], watcher: Watcher | None = None) -> T:
         return job.perform(self, watcher)

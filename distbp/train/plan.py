@@ -28,7 +28,7 @@ class Plan:
     n_elements:
         Length of the parameter vector.
     n_coordinators:
-        How many of the workers coordinate a slice.
+        How many of the workers coordinate a slice; 0 where a parameter server applies each gradient by itself.
     has_server:
         Whether the last worker is a parameter server: it computes no shard and coordinates the whole vector.
     """
@@ -74,7 +74,7 @@ class Plan:
     def blocks(self, worker: int) -> range:
         """Return the blocks that ``worker`` coordinates."""
         if self.has_server:
-            return range(self.n_blocks if worker == self.n_computing else 0)
+            return range(self.n_blocks if worker == self.n_computing and self.n_coordinators else 0)
         return share(self.n_blocks, self.n_coordinators, worker) if worker < self.n_coordinators else range(0)
 
     def slice(self, worker: int) -> slice:

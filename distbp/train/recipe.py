@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from distbp.errors import InputError
 from distbp.nn import LAYERS, LOSSES, CategoricalCrossEntropy, Layer, Loss, Sequential
 from distbp.optim import OPTIMIZERS, SCHEDULES, Adam, Constant, Optimizer, Schedule
+from distbp.train.mode import MODES, Mode, Synchronous
 
 
 class _MisfitError(ValueError):
@@ -34,7 +35,7 @@ def unknown(kind: str, given: str, valid: typing.Iterable[str]) -> InputError:
 
 def _build(table: Mapping[str, type[Any]], kind: str, value: object) -> object:
     """Return the instance that ``value`` names: ``name``, ``{name: first option}`` or ``{name: {option: ...}}``."""
-    if isinstance(value, (Layer, Loss, Optimizer, Schedule)):
+    if isinstance(value, (Layer, Loss, Optimizer, Schedule, Mode)):
         return value
     name: str
     options: Any
@@ -85,6 +86,7 @@ NamedLayer = Annotated[Layer, _builder(LAYERS, "a layer"), _as_config]
 NamedLoss = Annotated[Loss, _builder(LOSSES, "a loss"), _as_config]
 NamedOptimizer = Annotated[Optimizer, _builder(OPTIMIZERS, "an optimizer"), _as_config]
 NamedSchedule = Annotated[Schedule, _builder(SCHEDULES, "a schedule"), _as_config]
+NamedMode = Annotated[Mode, _builder(MODES, "a mode"), _as_config]
 
 
 def _layers(value: object) -> object:
@@ -116,7 +118,8 @@ class EarlyStopping(_Part):
 class Recipe(_Part):
     """What is trained on what.
 
-    Equal recipes give equal weights, bit for bit, on the same type of processor with the same BLAS.
+    Equal recipes give equal weights, bit for bit, on the same type of processor with the same BLAS; but for the modes
+    in which a worker does not wait for the others.
     """
 
     data: DataRecipe = DataRecipe()
@@ -138,6 +141,7 @@ class Recipe(_Part):
     blas_threads: int = Field(1, ge=1, description="threads of each worker's matrix products")
     early_stopping: EarlyStopping | None = None
     coordinators: Literal["all", 1] = Field("all", description="all: every worker updates a slice; 1: one does")
+    mode: NamedMode = Field(default_factory=Synchronous, description="whom a worker waits for")
 
     @classmethod
     def parse(cls, values: Mapping[str, Any], where: str = "recipe") -> Recipe:
@@ -150,6 +154,16 @@ class Recipe(_Part):
     def dump(self) -> dict[str, Any]:
         """Return the recipe as plain values that ``parse`` takes."""
         return self.model_dump(mode="json", exclude_none=True)
+
+    @property
+    def is_synchronous(self) -> bool:
+        """Whether all workers take every step together."""
+        return isinstance(self.mode, Synchronous)
+
+    @property
+    def wants_server(self) -> bool:
+        """Whether an engine that can have a parameter server beside the workers should have one."""
+        return self.coordinators == 1 or not self.is_synchronous
 
     def network(self) -> Sequential:
         """Return a network of its own for one worker."""

@@ -13,13 +13,16 @@ from threadpoolctl import threadpool_limits
 from distbp.data import Dataset, Partition, Scaling, minmax, places_of_shards, standard
 from distbp.data.shard import Shard
 from distbp.errors import InputError, TrainingError
+from distbp.nn import aligned_zeros
+from distbp.train.asynchronous import ParameterServer, work
 from distbp.train.coordinator import Coordinator
 from distbp.train.evaluator import metrics
-from distbp.train.exchange import Group, Watcher
+from distbp.train.exchange import Group, Watcher, watched
 from distbp.train.model import Model, make_shard
 from distbp.train.phases import Phases
 from distbp.train.plan import Plan
 from distbp.train.recipe import Recipe
+from distbp.train.stopping import Stopper
 from distbp.train.tree import total
 from distbp.train.worker import Worker
 
@@ -28,7 +31,11 @@ _SCALING_ROWS = 1024
 
 @dataclass
 class Outcome:
-    """What a run gives: the model, the metrics of each epoch and of each part at the end, and the time it took."""
+    """What a run gives: the model, the metrics of each epoch and of each part at the end, and the time it took.
+
+    ``staleness`` is None for the mode synchronous. Else it has, of the updates that came between a pull and the next
+    push of a worker, ``mean`` and ``max``; the ``largest_lead`` of a worker, in steps; and the ``steps_of_workers``.
+    """
 
     model: Model
     weights_sha256: str
@@ -42,12 +49,14 @@ class Outcome:
     history: list[dict[str, Any]]
     metrics: dict[str, dict[str, Any]]
     phase_seconds: dict[str, float] = field(default_factory=dict)
+    staleness: dict[str, Any] | None = None
 
     def summary(self) -> dict[str, Any]:
         """Return the content of result.json."""
         keys = ("weights_sha256", "engine", "workers", "shards", "steps", "epochs", "train_seconds")
         figures = {key: getattr(self, key) for key in (*keys, "examples_per_second", "phase_seconds")}
-        return figures | self.metrics
+        staleness = {} if self.staleness is None else {"staleness": self.staleness}
+        return figures | staleness | self.metrics
 
 
 class Run:
@@ -90,7 +99,15 @@ class Run:
                 raise InputError(
                     "at least one training row for each shard", given, "lower `shards`", dataset.train.where
                 )
-            n_coordinators = 1 if recipe.coordinators == 1 else group.n_workers
+            if not (recipe.is_synchronous or group.has_server):
+                given = f"the mode {recipe.mode.name} with the engine {group.name}"
+                raise InputError(
+                    "an engine with a parameter server, for modes other than synchronous",
+                    given,
+                    "use --engine ray",
+                    "recipe: mode",
+                )
+            n_coordinators = 0 if not recipe.is_synchronous else 1 if recipe.coordinators == 1 else group.n_workers
             self.plan = Plan(n_shards, group.machines, layout.size, n_coordinators, group.has_server)
             self.partition = Partition(len(dataset.train), n_shards, recipe.batch_size, recipe.seed)
             shards = self._own_shards(dataset, group.worker)
@@ -106,14 +123,17 @@ class Run:
             if self.exchange.leads_machine:
                 self.network.initialise(self.exchange.weights, recipe.seed)
             self.exchange.barrier()  # nobody reads the weights before
+        self.weights = self.exchange.weights
         worker = group.worker
+        if not recipe.is_synchronous and worker < group.n_workers:
+            self.weights = aligned_zeros(layout.size, layout.dtype)  # as they were pulled
         self.worker = Worker(
             self.network,
             self.loss,
             self.partition,
             shards,
             self.plan.nodes(worker),
-            self.exchange.weights,
+            self.weights,
             self.exchange.partials,
             row_limit=recipe.row_limit,
             phases=self.phases,
@@ -123,7 +143,7 @@ class Run:
             layout,
             self.plan,
             self.plan.slice(worker),
-            self.exchange.weights,
+            self.weights,
             self.exchange.inputs,
             self.exchange.norms,
             clip_norm=recipe.clip_norm,
@@ -159,21 +179,19 @@ class Run:
 
     def train(self, watcher: Watcher | None = None) -> Outcome:
         """Train to the end; return the outcome, the same on every worker."""
-        watcher = watcher if self.group.worker == 0 else None
         with threadpool_limits(self.recipe.blas_threads, "blas"):
-            if watcher:
-                watcher.begin(self.n_steps, self.recipe.epochs)
-            try:
-                history = self._epochs(watcher)
-            finally:
-                if watcher:
-                    watcher.end()
-            return self._outcome(history)
+            if self.recipe.is_synchronous:
+                watcher = watcher if self.group.worker == 0 else None
+                with watched(watcher, self.n_steps, self.recipe.epochs):
+                    return self._outcome(self._epochs(watcher))
+            line = self.group.push_pull(self.exchange)
+            is_server = self.group.worker == self.group.n_workers
+            account = ParameterServer(self, line).serve(watcher) if is_server else work(self, line)
+            return self._outcome(account["history"], account["staleness"])
 
     def _epochs(self, watcher: Watcher | None) -> list[dict[str, Any]]:
         history: list[dict[str, Any]] = []
-        stopping = self.recipe.early_stopping
-        best, n_worse = float("inf"), 0
+        stopper = Stopper(self.recipe.early_stopping)
         started = time.perf_counter()
         self.phases.reset()
         for epoch in range(self.recipe.epochs):
@@ -185,18 +203,12 @@ class Run:
             history.append(self._record(epoch, time.perf_counter() - started))
             if watcher:
                 watcher.epoch(history[-1])
-            if stopping:
-                value = history[-1]["validation"][stopping.metric]
-                value = -value if stopping.metric == "accuracy" else value
-                if value < best - stopping.min_delta:
-                    best, n_worse = value, 0
-                    self.coordinator.keep()
-                else:
-                    n_worse += 1
-                if n_worse >= stopping.patience:
-                    break
+            if stopper.is_best(history[-1]):
+                self.coordinator.keep()
+            if stopper.is_over:
+                break
             self.phases.last = time.perf_counter()
-        if stopping:
+        if self.recipe.early_stopping:
             self.coordinator.restore()
             self.exchange.spread(self.n_steps)
         return history
@@ -204,7 +216,7 @@ class Run:
     def _record(self, epoch: int, seconds: float) -> dict[str, Any]:
         """Return the line of metrics.jsonl for ``epoch``."""
         n_steps = (epoch + 1) * self.partition.epoch_steps
-        tally = total(self.exchange.allgather(self.worker.epoch_tally()))
+        tally = total(self.exchange.allgather(self.worker.take_tally()))
         record: dict[str, Any] = {
             "epoch": epoch + 1,
             "step": n_steps,
@@ -221,8 +233,8 @@ class Run:
         """Return the metrics of a part of the data; each row is counted once. All workers must call it."""
         return metrics(total(self.exchange.allgather(self.worker.evaluate(part))), self.loss)
 
-    def _outcome(self, history: list[dict[str, Any]]) -> Outcome:
-        model = Model(self.recipe, self.network.input_shape, self.exchange.weights.copy(), self.scaling)
+    def _outcome(self, history: list[dict[str, Any]], staleness: dict[str, Any] | None = None) -> Outcome:
+        model = Model(self.recipe, self.network.input_shape, self.weights.copy(), self.scaling)
         return Outcome(
             model=model,
             weights_sha256=model.sha256,
@@ -236,6 +248,7 @@ class Run:
             history=history,
             metrics={part: self.evaluate(part) for part in self.worker.shards},
             phase_seconds=dict(self.phases.seconds),
+            staleness=staleness,
         )
 
     def _own_shards(self, dataset: Dataset, worker: int) -> dict[str, dict[int, Shard]]:

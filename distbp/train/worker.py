@@ -74,7 +74,6 @@ class Worker:
         if epoch != self.epoch:
             self.epoch = epoch
             self.orders = {shard: self.partition.order(shard, epoch) for shard in self.shards["train"]}
-            self.tally = {shard: np.zeros(len(TALLY)) for shard in self.shards["train"]}
         self.bad_shard = -1
         for node, gradient in self.partials:
             self._sum(node, gradient, self._microbatch, 0)
@@ -129,9 +128,12 @@ class Worker:
         self.phases.lap("backward")
         return losses
 
-    def epoch_tally(self) -> np.ndarray:
-        """Return the tally of the training rows since the start of the epoch (n_own_shards, 3); no accuracy."""
-        return np.array(list(self.tally.values())).reshape(-1, len(TALLY))
+    def take_tally(self) -> np.ndarray:
+        """Return the tally of the training rows since the last call (n_own_shards, 3); no accuracy."""
+        taken = np.array(list(self.tally.values())).reshape(-1, len(TALLY))
+        for tally in self.tally.values():
+            tally.fill(0.0)
+        return taken
 
     def evaluate(self, part: str) -> np.ndarray:
         """Return the tally of all rows of ``part`` under the present weights (n_own_shards, 3)."""

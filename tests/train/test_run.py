@@ -37,7 +37,7 @@ def test_every_row_is_counted_once_in_every_metric(digits):
         assert run.worker.evaluate(part)[:, 1].sum() == len(rows)
     for step in range(run.partition.epoch_steps):
         run.step(step)
-    assert run.worker.epoch_tally()[:, 1].sum() == len(digits.train)
+    assert run.worker.take_tally()[:, 1].sum() == len(digits.train)
 
 
 def test_one_step_of_sgd_is_the_mean_gradient_of_the_batch_however_it_is_sharded():

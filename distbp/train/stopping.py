@@ -1,0 +1,32 @@
+"""When a run stops early."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distbp.train.recipe import EarlyStopping
+
+
+class Stopper:
+    """Follows the validation metric that ``rule`` names, epoch by epoch; without a rule it never stops a run."""
+
+    def __init__(self, rule: EarlyStopping | None) -> None:
+        self.rule = rule
+        self.best, self.n_worse = float("inf"), 0
+
+    def is_best(self, record: dict[str, Any]) -> bool:
+        """Take the record of the next epoch; return whether its weights are worth keeping."""
+        if self.rule is None:
+            return False
+        value = record["validation"][self.rule.metric]
+        value = -value if self.rule.metric == "accuracy" else value
+        if value < self.best - self.rule.min_delta:
+            self.best, self.n_worse = value, 0
+            return True
+        self.n_worse += 1
+        return False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the metric has not got better for as long as the rule has patience."""
+        return self.rule is not None and self.n_worse >= self.rule.patience
