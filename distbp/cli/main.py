@@ -283,6 +283,13 @@ def _print_outcome(console: Console, outcome: Outcome, folder: Path) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if outcome.staleness is not None:
+        mean, most, lead = (outcome.staleness[key] for key in ("mean", "max", "largest_lead"))
+        console.print(
+            f"staleness {mean:.1f} updates, at most {most}; largest lead of a worker {lead} steps",
+            highlight=False,
+            soft_wrap=True,
+        )
     print(f"weights_sha256 {outcome.weights_sha256}")
     print(f"model in {folder / 'model.safetensors'}", flush=True)
 

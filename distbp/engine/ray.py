@@ -28,7 +28,8 @@ def import_ray() -> Any:
     """Return the module ``ray``; raise InputError where it is missing."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # there are no accelerators to hide
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
-    if "RAY_AUTH_TOKEN" in os.environ or token.exists():  # where there is one, show it, as Ray's own commands do
+    has_token = "RAY_AUTH_TOKEN" in os.environ or token.exists()
+    if has_token and "ray" not in sys.modules:  # show it, as Ray's own commands do; Ray reads the mode but once
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray

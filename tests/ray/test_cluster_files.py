@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import kubernetes_validate
 import pytest
 import yaml
 from ray_cluster import free_port
@@ -38,6 +39,56 @@ def test_every_option_of_distbp_in_a_manifest_exists(path):
     others = {"--generate", "--allow-run-as-root", "--bind-to", "--quiet", "--head", "--disable-usage-stats"}
     known = distbp("train", "--help", env=os.environ | {"COLUMNS": "200"}).stdout
     assert all(option in known for option in given - others - {"--"}), given
+
+
+# The fields of custom resources as their operators publish them, with what must be there first, before a semicolon:
+# KubeRay, ray-operator/apis/ray/v1 (rayjob_types.go, raycluster_types.go); Kubeflow MPI operator,
+# pkg/apis/kubeflow/v2beta1/types.go. Pods are Kubernetes' own.
+FIELDS = {
+    "RayJob": "apiVersion kind metadata; spec",
+    "RayJob.spec": "; activeDeadlineSeconds backoffLimit rayClusterSpec submitterPodTemplate metadata clusterSelector "
+    "submitterConfig managedBy deletionStrategy entrypoint runtimeEnvYAML jobId submissionMode entrypointResources "
+    "entrypointNumCpus entrypointNumGpus ttlSecondsAfterFinished shutdownAfterJobFinishes suspend",
+    "RayJob.spec.rayClusterSpec": "headGroupSpec; workerGroupSpecs rayVersion enableInTreeAutoscaling "
+    "autoscalerOptions headServiceAnnotations suspend",
+    "RayJob.spec.rayClusterSpec.headGroupSpec": "rayStartParams template; serviceType headService enableIngress",
+    "RayJob.spec.rayClusterSpec.workerGroupSpecs": "groupName minReplicas maxReplicas rayStartParams template; "
+    "replicas numOfHosts scaleStrategy",
+    "MPIJob": "apiVersion kind metadata; spec",
+    "MPIJob.spec": "mpiReplicaSpecs; slotsPerWorker runPolicy sshAuthMountPath waitForWorkers mpiImplementation",
+    "MPIJob.spec.runPolicy": "; cleanPodPolicy ttlSecondsAfterFinished activeDeadlineSeconds backoffLimit "
+    "schedulingPolicy suspend",
+    "MPIJob.spec.mpiReplicaSpecs": "; Launcher Worker",
+    "MPIJob.spec.mpiReplicaSpecs.Launcher": "; replicas template restartPolicy",
+    "MPIJob.spec.mpiReplicaSpecs.Worker": "; replicas template restartPolicy",
+}
+
+
+def check_fields(path, value):
+    """Assert that ``value`` has the fields that ``path`` may have; return the pods in it."""
+    if isinstance(value, list):
+        return [pod for item in value for pod in check_fields(path, item)]
+    if path.endswith(("template", "submitterPodTemplate")):
+        return [value]
+    if path not in FIELDS:
+        return []
+    required, optional = (set(part.split()) for part in FIELDS[path].split(";"))
+    assert required <= set(value) <= required | optional, path
+    return [pod for key, part in value.items() for pod in check_fields(f"{path}.{key}", part)]
+
+
+@pytest.mark.parametrize(("name", "n_pods"), [("kuberay-rayjob", 3), ("kubeflow-mpijob", 2)])
+@pytest.mark.filterwarnings("default")
+def test_a_manifest_keeps_to_the_schemas_of_its_operator_and_of_kubernetes(name, n_pods):
+    manifest = yaml.safe_load((CLUSTER / f"{name}.yaml").read_text())
+    pods = check_fields(manifest["kind"], manifest)
+    assert len(pods) == n_pods
+    for pod in pods:
+        template = {"apiVersion": "v1", "kind": "PodTemplate", "metadata": {"name": "pod"}, "template": pod}
+        kubernetes_validate.validate(template, "1.31", strict=True)
+        template["template"] = pod | {"spec": pod["spec"] | {"restart": "Never"}}
+        with pytest.raises(kubernetes_validate.ValidationError):  # the schema does say no
+            kubernetes_validate.validate(template, "1.31", strict=True)
 
 
 STAND_INS = {

@@ -73,6 +73,20 @@ def test_a_killed_worker_ends_the_run_and_is_named(cluster, recipe, tmp_path, ca
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("machines", [[], ["--machines", "1+1"]], ids=["one machine", "two machines"])
+@pytest.mark.parametrize("place", [0, 1, 2])  # one of them is the parameter server
+def test_where_nobody_waits_for_all_the_dead_are_named_as_well(cluster, recipe, tmp_path, number, machines, place):
+    options = ["--workers", 2, "--set", "mode=asynchronous", "--deadline", 2]
+    process = training(cluster, recipe, tmp_path, *options, *machines)
+    victim = actors()[place]
+    victim.send_signal(number)
+    done = finish(process, 40)
+    assert done.returncode == 3
+    assert f"process {victim.pid})" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("machines", [[], ["--machines", "1+1"]], ids=["one machine", "two machines"])
 def test_a_stopped_worker_is_named_at_the_deadline(cluster, recipe, tmp_path, machines):
     process = training(cluster, recipe, tmp_path, "--workers", 2, "--deadline", 2, *machines)
@@ -144,6 +158,10 @@ BAD_JOBS = {
     "no such data": (["--set", "data.source=/nowhere/at/all"], "'/nowhere/at/all', which does not exist"),
     "no such data to send": (["--set", "data.source=/nowhere", "--send-data"], "'/nowhere', which does not exist"),
     "a loss that is not finite": (["--set", "optimizer={sgd: 1.0e+30}"], "expected a finite loss"),
+    "no finite loss, asynchronously": (
+        ["--workers", 2, "--set", "mode=asynchronous", "--set", "optimizer={sgd: 1.0e+30}", "--set", "clip_norm=null"],
+        "was not pushed",
+    ),
 }
 
 

@@ -10,6 +10,7 @@ from distbp import InputError, Recipe
 from distbp.cli.recipe_file import read_recipe
 from distbp.nn import LAYERS, LOSSES
 from distbp.optim import OPTIMIZERS, SCHEDULES
+from distbp.train.mode import MODES
 
 MINIMAL = {"model": [{"dense": 10}, "softmax"]}
 
@@ -19,10 +20,12 @@ MINIMAL = {"model": [{"dense": 10}, "softmax"]}
     st.sampled_from(sorted(LOSSES)),
     st.sampled_from(sorted(OPTIMIZERS)),
     st.sampled_from(sorted(SCHEDULES)),
+    st.sampled_from(sorted(MODES)),
 )
-def test_a_recipe_survives_writing_and_reading(layers, loss, optimizer, schedule):
+def test_a_recipe_survives_writing_and_reading(layers, loss, optimizer, schedule, mode):
     model = [LAYERS[name].examples()[0] for name in layers]
-    recipe = Recipe.parse({"model": model, "loss": loss, "optimizer": optimizer, "schedule": schedule})
+    named = {"loss": loss, "optimizer": optimizer, "schedule": schedule, "mode": mode}
+    recipe = Recipe.parse({"model": model} | named)
     assert Recipe.parse(recipe.dump()).dump() == recipe.dump()
 
 
@@ -41,6 +44,8 @@ def test_a_recipe_survives_writing_and_reading(layers, loss, optimizer, schedule
         (MINIMAL | {"optimizer": {"adam": {"learning_rate": -1}}}, "optimizer.*learning_rate > 0; given -1"),
         (MINIMAL | {"epochs": 0}, "epochs: .*given 0"),
         (MINIMAL | {"dtype": "float16"}, "dtype: expected 'float32' or 'float64'; given 'float16'"),
+        (MINIMAL | {"mode": "late"}, "mode: expected a mode of: asynchronous, bounded, synchronous; given 'late'"),
+        (MINIMAL | {"mode": {"bounded": -1}}, "mode.*staleness ≥ 0; given -1"),
         (MINIMAL | {"coordinators": 2}, "coordinators: expected 'all' or 1; given 2"),
     ],
 )
