@@ -73,9 +73,19 @@ def test_a_killed_worker_ends_the_run_and_is_named(cluster, recipe, tmp_path, ca
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("machines", [[], ["--machines", "1+1"]], ids=["one machine", "two machines"])
-@pytest.mark.parametrize("place", [0, 1, 2])  # one of them is the parameter server
+TWO_MACHINES = ["--machines", "1+1"]
+
+
+@pytest.mark.parametrize(  # one of the three is the parameter server
+    ("place", "number", "machines"),
+    [
+        (0, signal.SIGKILL, []),
+        (1, signal.SIGKILL, TWO_MACHINES),
+        (2, signal.SIGKILL, TWO_MACHINES),
+        (0, signal.SIGSTOP, TWO_MACHINES),
+        (2, signal.SIGSTOP, []),
+    ],
+)
 def test_where_nobody_waits_for_all_the_dead_are_named_as_well(cluster, recipe, tmp_path, number, machines, place):
     options = ["--workers", 2, "--set", "mode=asynchronous", "--deadline", 2]
     process = training(cluster, recipe, tmp_path, *options, *machines)
