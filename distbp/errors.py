@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class DistbpError(Exception):
     """Base of all errors that distbp raises on purpose."""
@@ -10,7 +12,7 @@ class DistbpError(Exception):
     agreed = False
     """Whether all workers raise it together, so that one of them may say it for all."""
 
-    def parts(self) -> list[str]:
+    def parts(self) -> list[Any]:
         """Return what makes this error again, in another process."""
         return [str(self)]
 
@@ -32,7 +34,7 @@ class InputError(DistbpError):
         super().__init__(expected, given, remedy, where)
         self.expected, self.given, self.remedy, self.where = expected, given, remedy, where
 
-    def parts(self) -> list[str]:
+    def parts(self) -> list[Any]:
         return [self.expected, self.given, self.remedy, self.where]
 
     def at(self, where: str) -> InputError:
@@ -48,3 +50,21 @@ class TrainingError(DistbpError):
     """Training cannot go on: a loss that is not finite, or a worker that does not answer."""
 
     exit_status = 3
+
+
+class StoppedError(DistbpError):
+    """Training was asked to stop before its end, and has; a checkpoint says where.
+
+    Parameters
+    ----------
+    signal:
+        What asked for it; 0 for the time limit of the run.
+    """
+
+    def __init__(self, message: str, signal: int = 0) -> None:
+        super().__init__(message)
+        self.signal = signal
+        self.exit_status = 128 + signal if signal else 75  # EX_TEMPFAIL: to be tried again
+
+    def parts(self) -> list[Any]:
+        return [str(self), self.signal]

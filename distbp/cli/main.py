@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import numpy as np
@@ -24,10 +28,13 @@ from distbp.data.sources import read_npy
 from distbp.engine import CALLS, DEADLINE_S, ENGINES, choose, connect
 from distbp.engine.mpi import import_mpi
 from distbp.engine.mpirun import has_terminal, is_first_rank, is_launched, launch
-from distbp.errors import DistbpError, InputError
+from distbp.errors import DistbpError, InputError, StoppedError
 from distbp.train import Engine, Model, Outcome, Recipe, Training
 from distbp.train.benchmark import Benchmark
+from distbp.train.checkpoint import Checkpoints
 from distbp.train.files import write_bytes
+from distbp.train.pace import Brake, Protection
+from distbp.train.state import State
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -72,31 +79,72 @@ def train(
     address: Address = None,
     cpus_per_worker: Cpus = 1.0,
     calls: Calls = "auto",
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    checkpoint_steps: Annotated[int | None, typer.Option(min=1, help="Write a checkpoint every so many steps.")] = None,
+    checkpoint_minutes: Annotated[float, typer.Option(min=0.0, help="And every so many minutes.")] = 10.0,
+    keep: Annotated[int, typer.Option(min=1, help="How many of the newest checkpoints stay.")] = 3,
+    max_time: Annotated[
+        float | None, typer.Option(min=0.0, help="Write a checkpoint and stop after so many minutes of training.")
+    ] = None,
 ) -> None:
-    """Train a network as a recipe says; without one, train `digits`."""
+    """Train a network as a recipe says; without one, train `digits`.
 
-    def recipe() -> Recipe:
+    On SIGTERM, SIGINT or SIGUSR1 a run writes a checkpoint and stops.
+    """
+
+    def begin() -> tuple[Recipe, State | None]:
+        if resume is not None:
+            return _resumed(resume, recipe_file is None and not changes and shards is None and out is None)
         read = read_recipe(recipe_file, changes or [])
-        return read if shards is None else read.model_copy(update={"shards": shards})
+        return (read if shards is None else read.model_copy(update={"shards": shards})), None
 
     sizes = _machine_sizes(machines, workers)
-    _launch_if_needed(engine, workers, address, recipe)
+    _launch_if_needed(engine, workers, address, lambda: begin()[0])
+    protection = Protection(checkpoint_steps, checkpoint_minutes, max_time)
     with _engine(engine, workers, sizes, deadline, address, cpus_per_worker, calls) as connected:
         with connected.agreement():
-            agreed = recipe()
-        _train(agreed, connected, out, send_data)
+            recipe, state = begin()
+            training = Training(recipe, protection=protection, state=state)
+            if send_data:
+                training = dataclasses.replace(training, dataset=load(recipe.data.source))
+            if not recipe.is_synchronous and (checkpoint_steps or max_time):
+                given = f"the mode {recipe.mode.name}"
+                remedy = "leave out --checkpoint-steps and --max-time"
+                raise InputError("the mode synchronous, to write checkpoints", given, remedy, "recipe: mode")
+            output = None
+            if connected.worker == 0:
+                output = Output(resume or out, name_of(recipe.data.source), keep, state)
+        _train(training, connected, output)
 
 
-def _train(recipe: Recipe, engine: Engine, out: Path | None, send_data: bool) -> None:
-    training, output = Training(recipe), None
-    with engine.agreement():
-        if send_data:
-            training = Training(recipe, load(recipe.data.source))
-        if engine.worker == 0:
-            output = Output(out, name_of(recipe.data.source))
+def _resumed(folder: Path, is_alone: bool) -> tuple[Recipe, State]:
+    """Return recipe and state of the run in ``folder``, which has not ended."""
+    if not is_alone:
+        given = "a recipe, --set, --shards or --out beside it"
+        raise InputError("the recipe of the run itself", given, "leave these out", "--resume")
+    if (folder / "result.json").exists():
+        given = f"{folder}, whose run has ended"
+        raise InputError("the folder of a run that has not ended", given, "start another run", "--resume")
+    recipe, state, refused = Checkpoints(folder, 1).newest()
+    for error in refused:
+        if is_first_rank():
+            print(f"distbp: left out: {error}", file=sys.stderr, flush=True)
+    return recipe, state
+
+
+def _train(training: Training, engine: Engine, output: Output | None) -> None:
     console = Console(force_terminal=has_terminal() if engine.name == "mpi" else None)
     try:
-        outcome = engine.perform(training, _Both(ProgressDisplay(console), output) if output else None)
+        with _brake(engine.brake):
+            outcome = engine.perform(training, _Both(ProgressDisplay(console), output) if output else None)
+    except StoppedError as error:
+        with engine.agreement():
+            if output:
+                output.stop()
+        remedy = f"; go on with: distbp train --resume {output.folder}" if output else ""
+        stopped = StoppedError(f"{error}{remedy}", error.signal)
+        stopped.agreed = True
+        raise stopped from None
     finally:
         if output:
             output.abandon()
@@ -104,6 +152,33 @@ def _train(recipe: Recipe, engine: Engine, out: Path | None, send_data: bool) ->
         if output:
             output.finish(outcome)
             _print_outcome(console, outcome, output.folder)
+
+
+@contextmanager
+def _brake(brake: Brake) -> Iterator[None]:
+    """Let signals pull ``brake`` while there is a run that heeds it; a second one, and all others, do as before."""
+
+    def pull(number: int, frame: FrameType | None) -> None:
+        if brake.is_manned and not brake.signal:
+            brake.pull(number)
+        elif callable(before[number]):
+            before[number](number, frame)
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    before: dict[int, Any] = {}
+    for number in map(int, _STOPPING):
+        before[number] = signal.getsignal(number)
+        signal.signal(number, pull)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class _Both:
@@ -123,6 +198,10 @@ class _Both:
     def epoch(self, record: dict[str, Any]) -> None:
         for watcher in self.watchers:
             watcher.epoch(record)
+
+    def checkpoint(self, state: State, recipe: Recipe, *, is_best: bool) -> None:
+        for watcher in self.watchers:
+            watcher.checkpoint(state, recipe, is_best=is_best)
 
     def end(self) -> None:
         for watcher in self.watchers:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from distbp.errors import InputError
-from distbp.train import Outcome
+from distbp.train import Outcome, Recipe
+from distbp.train.checkpoint import Checkpoints
 from distbp.train.files import write_bytes
+from distbp.train.state import State
 
 _FILES = ("model.safetensors", "metrics.jsonl", "result.json")
 
@@ -16,15 +18,31 @@ _FILES = ("model.safetensors", "metrics.jsonl", "result.json")
 class Output:
     """Writes the files of one run; a watcher of it. The folder is taken at once, and given back by ``abandon``.
 
+    Parameters
+    ----------
+    keep:
+        How many checkpoints stay.
+    resumed:
+        The state that the run goes on from; the folder is that of the run then.
+
     Raises
     ------
     InputError
         Where the folder cannot be written, or holds a run already.
     """
 
-    def __init__(self, folder: Path | None, name: str) -> None:
+    def __init__(self, folder: Path | None, name: str, keep: int = 3, resumed: State | None = None) -> None:
         self.folder = _next_folder(Path("runs"), name) if folder is None else folder
-        self.has_begun = False
+        self.checkpoints = Checkpoints(self.folder, keep)
+        self.has_begun = resumed is not None
+        if resumed is not None:
+            lines = [json.dumps(record) + "\n" for record in resumed.history]
+            write_bytes(self.folder / "metrics.jsonl", "".join(lines).encode())
+            return
+        if self.checkpoints.paths():
+            given = f"{self.folder}, which holds a run that has not ended"
+            remedy = f"go on with it: distbp train --resume {self.folder}; or choose another folder with --out"
+            raise InputError("an empty folder", given, remedy, "output")
         try:
             self.is_new = not self.folder.exists()
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -55,11 +73,22 @@ class Output:
         with (self.folder / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
 
+    def checkpoint(self, state: State, recipe: Recipe, *, is_best: bool) -> None:
+        if is_best:
+            self.checkpoints.remember(state, recipe)
+        else:
+            self.checkpoints.write(state, recipe)
+
     def end(self) -> None:
         pass
 
+    def stop(self) -> None:
+        """Wait for the last checkpoint."""
+        self.checkpoints.wait()
+
     def finish(self, outcome: Outcome) -> None:
         """Write the model and the result."""
+        self.checkpoints.wait()
         outcome.model.save(self.folder / "model.safetensors")
         write_bytes(self.folder / "result.json", (json.dumps(outcome.summary(), indent=2) + "\n").encode())
 

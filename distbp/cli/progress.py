@@ -8,6 +8,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from distbp.train import Recipe
+from distbp.train.state import State
+
 _REFRESH_S = 0.1
 
 
@@ -49,6 +52,9 @@ class ProgressDisplay:
         self.console.print("  ".join([*parts, speed, f"{left:.0f} s left"]), highlight=False, soft_wrap=True)
         if self.bar is not None:
             self.bar.update(self.task, completed=record["step"], description=speed, refresh=True)
+
+    def checkpoint(self, state: State, recipe: Recipe, *, is_best: bool) -> None:
+        pass
 
     def end(self) -> None:
         if self.bar is not None:

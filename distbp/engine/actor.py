@@ -12,6 +12,7 @@ import platform
 import queue
 import threading
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import metadata
 from typing import Any
@@ -21,14 +22,17 @@ import numpy as np
 from distbp.engine.arena import AbandonedError, Arena
 from distbp.engine.group import MachineGroup, machine_identity
 from distbp.engine.machines import Link, MachineExchange, Messages
-from distbp.engine.messages import pack, pack_error, pack_result, unpack, unpack_job
+from distbp.engine.messages import pack, pack_checkpoint, pack_error, pack_result, unpack, unpack_job
 from distbp.engine.push_pull import ActorPushPull, Desk
 from distbp.errors import DistbpError, TrainingError
 from distbp.nn import Layout
 from distbp.train import Exchange
 from distbp.train.exchange import PushPull
+from distbp.train.pace import Brake
 from distbp.train.phases import Phases
 from distbp.train.plan import Plan
+from distbp.train.recipe import Recipe
+from distbp.train.state import State
 
 PACKAGES = ("ray", "numpy", "distbp")
 """Whose versions must be the same in the driver and in all workers; Python's must, too."""
@@ -54,6 +58,7 @@ class RayWorker:
         self.answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.request: dict[str, Any] | None = None  # what the job waits for
         self.recorder = Recorder()
+        self.brake = Brake()
         self.desk = Desk()
         self.step = -1
         self.n_texts = 0
@@ -101,10 +106,13 @@ class RayWorker:
     def turn(self, command: bytes) -> bytes:
         """Answer what the job waits for; return, as JSON, what it asks next.
 
-        ``command`` is JSON: the step to go on ``until`` and, once all have asked for them, the ``texts`` of all.
+        ``command`` is JSON: the step to go on ``until``, once all have asked for them the ``texts`` of all, and the
+        signal that pulled the ``brake``.
         The report says the ``kind`` of request: texts, until, round, end, or busy where the job asks for nothing soon.
         """
         answers = json.loads(command)
+        if answers.get("brake"):
+            self.brake.pull(answers["brake"])
         kind = None if self.request is None else self.request["kind"]
         if kind == "texts" and answers.get("number") == self.request["number"]:  # type: ignore[index]
             self._answer(answers["texts"])
@@ -120,6 +128,10 @@ class RayWorker:
         return json.dumps(
             report | {"events": self.recorder.take(), "step": self.step, "peers": list(self.inbox)}
         ).encode()
+
+    def checkpoint(self, number: int) -> bytes:
+        """Return the checkpoint that was reported under ``number``."""
+        return self.recorder.checkpoints.pop(number)
 
     def has_turned(self, n_turns: int) -> None:
         """Return when ``turn`` has done its work that often."""
@@ -193,6 +205,9 @@ class Recorder:
 
     def __init__(self) -> None:
         self.events: list[list[Any]] = []
+        self.checkpoints: dict[int, bytes] = {}
+        self.n_checkpoints = 0
+        self.best: tuple[State, Recipe] | None = None
         self.lock = threading.Lock()
 
     def begin(self, n_steps: int, n_epochs: int) -> None:
@@ -208,7 +223,26 @@ class Recorder:
     def epoch(self, record: dict[str, Any]) -> None:
         self._add("epoch", record)
 
+    def checkpoint(self, state: State, recipe: Recipe, *, is_best: bool) -> None:
+        if is_best:  # goes with the next one
+            self.best = (state, recipe)
+            return
+        self._add_best()
+        self._add_checkpoint(state, recipe, is_best=False)
+
+    def _add_best(self) -> None:
+        if self.best is not None:
+            self._add_checkpoint(*self.best, is_best=True)
+            self.best = None
+
+    def _add_checkpoint(self, state: State, recipe: Recipe, *, is_best: bool) -> None:
+        self.n_checkpoints += 1
+        self.checkpoints[self.n_checkpoints] = pack_checkpoint(state, recipe, is_best=is_best)
+        self._add("checkpoint", self.n_checkpoints)
+
     def end(self) -> None:
+        if self.n_checkpoints:
+            self._add_best()
         self._add("end")
 
     def _add(self, *event: Any) -> None:
@@ -237,7 +271,7 @@ class ActorGroup(MachineGroup):
         names: list[str],
         deadline_s: float,
     ) -> None:
-        self.server = server
+        self.server, self.brake = server, actor.brake
         self.actor, self.worker, self.machines, self.has_server = actor, worker, tuple(machines), has_server
         self.names, self.deadline_s = dict(enumerate(names)), deadline_s
 
@@ -249,8 +283,8 @@ class ActorGroup(MachineGroup):
     def link(self) -> Link:
         return ActorLink(self)
 
-    def exchange(self, plan: Plan, layout: Layout, phases: Phases) -> Exchange:
-        exchange = super().exchange(plan, layout, phases)
+    def exchange(self, plan: Plan, layout: Layout, phases: Phases, copied: Sequence[str] = ()) -> Exchange:
+        exchange = super().exchange(plan, layout, phases, copied)
         assert isinstance(exchange, MachineExchange)
         self.actor.arena = exchange.arena
         self.actor.inbox = {peer: [] for peer in exchange.peers}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -18,20 +19,23 @@ from distbp.engine.waiting import wait_until
 from distbp.errors import InputError, TrainingError
 from distbp.nn import Layout
 from distbp.nn.vector import ALIGNMENT_BYTES
+from distbp.train.evaluator import TALLY
 from distbp.train.phases import Phases
 from distbp.train.plan import Plan
+from distbp.train.state import Copy
 
 _PAGE_BYTES = 4096
 _LINE = 8  # integers of 64 bits on a cache line
 TABLE_COLUMNS = 64
 """Values of each shard that fit into the table of the arena at once."""
+_COPIES = 2  # while one is being written, the other is whole
 _SPINS = 2000  # looks at a flag before the processor is offered to others
 
 
 class ArenaMap:
     """Where everything lies in the arena of one machine, in bytes; the same on all its workers."""
 
-    def __init__(self, plan: Plan, machine: int, layout: Layout) -> None:
+    def __init__(self, plan: Plan, machine: int, layout: Layout, copied: Sequence[str] = ()) -> None:
         self.n_bytes = 0
         workers = plan.workers(machine)
         vector_bytes = layout.size * layout.dtype.itemsize
@@ -40,6 +44,14 @@ class ArenaMap:
         self.table = self._place(plan.n_shards * TABLE_COLUMNS * 8)
         self.weights = self._place(vector_bytes)
         self.partials = {(worker, node): self._place(vector_bytes) for worker in workers for node in plan.nodes(worker)}
+        self.copies = [
+            (
+                self._place(len(workers) * 8),
+                self._place(plan.n_shards * len(TALLY) * 8),
+                {name: self._place(vector_bytes) for name in copied},
+            )
+            for _ in range(_COPIES if copied else 0)
+        ]
 
     def _place(self, n_bytes: int) -> int:
         """Return the start of the next ``n_bytes``, on a page of its own."""
@@ -120,7 +132,7 @@ class Arena:
         self.flags = memoryview(self.memory)[place.flags : place.flags + len(workers) * ALIGNMENT_BYTES].cast("q")
         self.own = (worker - workers.start) * _LINE
         self.others = {(w - workers.start) * _LINE: w for w in workers if w != worker}
-        self.all_bad = [i * _LINE + 1 for i in range(len(workers))]
+        self.notices = [i * _LINE + 1 for i in range(len(workers))]
         self.count = 0
         self.n_spins = _SPINS if len(workers) <= len(os.sched_getaffinity(0)) else 0
         self.fence = threading.Lock()
@@ -128,6 +140,17 @@ class Arena:
         self.norms = np.frombuffer(self.memory, np.float64, plan.n_blocks, place.norms)
         self.table = np.frombuffer(self.memory, np.float64, plan.n_shards * TABLE_COLUMNS, place.table)
         self.partials = {key: self._vector(start) for key, start in place.partials.items()}
+        self.copies = []
+        for marks, tally, vectors in place.copies:
+            values = np.frombuffer(self.memory, np.float64, plan.n_shards * len(TALLY), tally)
+            self.copies.append(
+                Copy(
+                    {name: self._vector(start) for name, start in vectors.items()},
+                    values.reshape(-1, len(TALLY)),
+                    np.frombuffer(self.memory, np.int64, len(workers), marks),
+                    worker - workers.start,
+                )
+            )
 
     def _vector(self, start: int) -> np.ndarray:
         return np.frombuffer(self.memory, self.layout.dtype, self.layout.size, start)
@@ -164,11 +187,11 @@ class Arena:
                 "with --deadline"
             )
 
-    def say_bad(self, shard: int) -> None:
-        """Tell the others of a shard whose loss is not finite, or of none (-1); they see it once all have met."""
-        self.flags[self.own + 1] = shard + 1
+    def say(self, notice: int) -> None:
+        """Tell the others something; they see it once all have met."""
+        self.flags[self.own + 1] = notice
 
-    def bad_shard(self) -> int:
-        """Return the highest shard that somebody told of, or -1."""
+    def heard(self) -> int:
+        """Return the highest notice of all."""
         flags = self.flags
-        return max(flags[place] for place in self.all_bad) - 1
+        return max(flags[place] for place in self.notices)

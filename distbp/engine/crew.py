@@ -14,11 +14,13 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from distbp.engine.actor import RayWorker, versions
-from distbp.engine.messages import pack, pack_job, pack_rows, unpack_error, unpack_result
+from distbp.engine.messages import pack, pack_job, pack_rows, unpack_checkpoint, unpack_error, unpack_result
 from distbp.errors import DistbpError, InputError, TrainingError
 from distbp.train import Training, Watcher
 from distbp.train.exchange import Job
@@ -150,7 +152,9 @@ class Crew:
             actor.run.options(concurrency_group="run").remote(content, self._member(worker), rows[worker], server)
             for worker, actor in enumerate(self.actors)
         ]
+        self.engine.brake.is_manned = isinstance(job, Training) and job.is_protected
         self._drive(listener)
+        self.engine.brake.is_manned = False
         return unpack_result(self._end(0).partition(b"\n")[2])
 
     def _member(self, worker: int) -> bytes:
@@ -172,13 +176,13 @@ class Crew:
         answers: dict[str, Any] = {}
         n_turns = 0
         while True:
-            carrier.submit(json.dumps(answers | {"until": until}).encode())
+            carrier.submit(json.dumps(answers | {"until": until, "brake": self.engine.brake.signal}).encode())
             if carrier.is_behind:
                 continue
             reports = self._reports(carrier)
             n_turns += 1
-            for report in reports:
-                listener.hear(report["events"])
+            for actor, report in zip(self.actors, reports, strict=True):
+                listener.hear(report["events"], partial(self._checkpoint, actor))
             kinds = {report["kind"] for report in reports}
             if "end" in kinds:
                 for worker, report in enumerate(reports):
@@ -199,6 +203,14 @@ class Crew:
                 burst = max(1, min(_LARGEST_BURST, 8 * burst, round(_BURST_S / seconds)))
                 step, since = done, now
             until = max(until, step + 1 + _DEPTH * burst)
+
+    def _checkpoint(self, actor: Any, number: int) -> bytes:
+        """Return the checkpoint that ``actor`` reported."""
+        try:
+            content: bytes = self.ray.get(actor.checkpoint.options(concurrency_group="ping").remote(number))
+        except self.ray.exceptions.RayError as error:
+            raise self._lost(error) from None
+        return content
 
     def _graph(self, plain: Carrier, peers: list[list[int]], n_turns: int) -> Carrier:
         """Return the compiled graph, or ``plain`` where it is not to be had and was not insisted on."""
@@ -282,8 +294,8 @@ class Listener:
         self.watcher = watcher
         self.is_on = False
 
-    def hear(self, events: list[list[Any]]) -> None:
-        """Pass on ``events``."""
+    def hear(self, events: list[list[Any]], checkpoint: Callable[[int], bytes]) -> None:
+        """Pass on ``events``; ``checkpoint`` returns the one with a number."""
         if self.watcher is None:
             return
         for kind, *values in events:
@@ -295,6 +307,9 @@ class Listener:
                     self.watcher.step(step)
             elif kind == "epoch":
                 self.watcher.epoch(*values)
+            elif kind == "checkpoint":
+                state, recipe, is_best = unpack_checkpoint(checkpoint(*values))
+                self.watcher.checkpoint(state, recipe, is_best=is_best)
             else:
                 self.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from abc import abstractmethod
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -54,10 +55,10 @@ class MachineGroup(Group):
                 return theirs.at(_of_one(theirs.where, self.names[worker]))
         return None
 
-    def exchange(self, plan: Plan, layout: Layout, phases: Phases) -> Exchange:
+    def exchange(self, plan: Plan, layout: Layout, phases: Phases, copied: Sequence[str] = ()) -> Exchange:
         machine = plan.machine(self.worker)
         first = plan.leader(machine)
-        place = ArenaMap(plan, machine, layout)
+        place = ArenaMap(plan, machine, layout, copied)
         handle = -1
         with self.agreement():
             if self.worker == first:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from distbp.engine.memory import private_bytes, require_room
@@ -10,6 +12,7 @@ from distbp.nn import Layout, aligned_zeros
 from distbp.train import Exchange, Group
 from distbp.train.phases import Phases
 from distbp.train.plan import Plan
+from distbp.train.state import Copy, new_copy
 
 
 class LocalGroup(Group):
@@ -28,8 +31,8 @@ class LocalGroup(Group):
     def first_error(self, error: DistbpError | None) -> DistbpError | None:
         return error
 
-    def exchange(self, plan: Plan, layout: Layout, phases: Phases) -> Exchange:
-        return LocalExchange(plan, layout, phases)
+    def exchange(self, plan: Plan, layout: Layout, phases: Phases, copied: Sequence[str] = ()) -> Exchange:
+        return LocalExchange(plan, layout, phases, copied)
 
 
 class LocalExchange(Exchange):
@@ -38,7 +41,7 @@ class LocalExchange(Exchange):
     leads_machine = True
     shared_bytes = 0
 
-    def __init__(self, plan: Plan, layout: Layout, phases: Phases) -> None:
+    def __init__(self, plan: Plan, layout: Layout, phases: Phases, copied: Sequence[str]) -> None:
         require_room(2 * layout.size * layout.dtype.itemsize, "weights and gradients")
         self.plan, self.worker, self.phases = plan, 0, phases
         self.weights = aligned_zeros(layout.size, layout.dtype)
@@ -46,9 +49,14 @@ class LocalExchange(Exchange):
         self.partials = [aligned_zeros(layout.size, layout.dtype)]
         self.inputs = {root: self.partials[0]}
         self.norms = np.zeros(plan.n_blocks)
+        self.copies = [new_copy(copied, layout.size, plan.n_shards, layout.dtype)] if copied else []
+        self.own_elements = slice(0, layout.size)
 
-    def gather(self, step: int, bad_shard: int) -> int:
-        return bad_shard
+    def gather(self, step: int, notice: int) -> int:
+        return notice
+
+    def complete(self, copy: Copy) -> None:
+        pass
 
     def gather_norms(self, step: int) -> None:
         pass

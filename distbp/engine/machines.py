@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from distbp.data import share
 from distbp.engine.arena import TABLE_COLUMNS, Arena
 from distbp.nn import aligned_zeros
 from distbp.train.exchange import Exchange
 from distbp.train.phases import Phases
 from distbp.train.plan import Plan
+from distbp.train.state import WEIGHTS, Copy
 from distbp.train.tree import SumProgram
 
 _PATIENCE = 10.0  # workers may take that many deadlines to read data and to evaluate
@@ -76,8 +78,12 @@ class MachineExchange(Exchange):
                     self.inputs[node] = aligned_zeros(n_slice, arena.layout.dtype)
                     self.incoming.append((plan.delegate(worker, machine), self.inputs[node]))
         self.errands = [self._errand(c) for c in range(plan.n_workers) if self._is_errand(c)]
-        self.said = np.zeros(len(plan.machines), np.int64)  # a bad shard of each machine
+        self.said = np.zeros(len(plan.machines), np.int64)  # the notice of each machine
         self.step = 0
+        self.copies = arena.copies
+        own = plan.workers(self.machine)
+        part = share(plan.n_elements, len(own), worker - own.start)
+        self.own_elements = slice(part.start, part.stop)
 
     @property
     def peers(self) -> list[int]:
@@ -114,27 +120,27 @@ class MachineExchange(Exchange):
     def shared_bytes(self) -> int:
         return self.arena.place.n_bytes
 
-    def gather(self, step: int, bad_shard: int) -> int:
+    def gather(self, step: int, notice: int) -> int:
         self.step = step
-        self.arena.say_bad(bad_shard)
+        self.arena.say(notice)
         self.arena.meet(step, "backward")
-        bad = self.arena.bad_shard()
+        heard = self.arena.heard()
         if not self.others:
-            return bad
+            return heard
         sends = []
         for errand in self.errands:
             for a, b, out in errand.additions:
                 np.add(a, b, out=out)
             sends += [(errand.coordinator, vector) for vector in errand.sums]
-        self.said[self.machine] = bad
+        self.said[self.machine] = heard
         flags_out, flags_in = self._between_leaders(self.said, [range(m, m + 1) for m in range(len(self.said))])
         self.link.round([*sends, *flags_out], [*self.incoming, *flags_in], f"the partials of step {step}")
         self.phases.lap("exchange")
         self.arena.meet(step, "exchange")  # all have read the flags
         if self.is_first:
-            self.arena.say_bad(int(self.said.max()))
+            self.arena.say(int(self.said.max()))
         self.arena.meet(step, "exchange")
-        return self.arena.bad_shard()
+        return self.arena.heard()
 
     def gather_norms(self, step: int) -> None:
         self.arena.meet(step, "norms")
@@ -154,6 +160,22 @@ class MachineExchange(Exchange):
             self.phases.lap("exchange")
         self.arena.meet(step, "update")
         self.link.step_done(step)
+
+    def complete(self, copy: Copy) -> None:
+        if self.others:
+            vectors = [vector for name, vector in copy.vectors.items() if name != WEIGHTS]  # weights are everywhere
+            sends, receives = self._between_leaders(
+                copy.tally, [self.plan.machine_shards(m) for m in range(len(self.plan.machines))]
+            )
+            for errand in self.errands:
+                bounds = self.plan.slice(errand.coordinator)
+                receives = [*receives, *((errand.coordinator, vector[bounds]) for vector in vectors)]
+            if self.bounds.stop > self.bounds.start:
+                delegates = [self.plan.delegate(self.worker, machine) for machine in self.others]
+                sends = [*sends, *((delegate, vector[self.bounds]) for delegate in delegates for vector in vectors)]
+            self.arena.meet(self.step, "copying")  # the tally of all workers of this machine is there
+            self.link.round(sends, receives, f"the state after step {self.step}")
+            self.phases.lap("exchange")
 
     def allgather(self, values: np.ndarray) -> np.ndarray:
         shards, n_columns = self.plan.shards(self.worker), values.shape[1]

@@ -11,12 +11,15 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from distbp.data import Dataset, HeldRows, Partition, Scaling, places_of_shards, share
-from distbp.errors import DistbpError, InputError, TrainingError
+from distbp.errors import DistbpError, InputError, StoppedError, TrainingError
 from distbp.nn import aligned_zeros
 from distbp.train import Model, Outcome, Recipe, Training
 from distbp.train.benchmark import Benchmark
 from distbp.train.exchange import Job
+from distbp.train.pace import Protection
+from distbp.train.state import State
 
+_ERRORS: dict[str, type[DistbpError]] = {cls.__name__: cls for cls in (InputError, StoppedError, TrainingError)}
 _ROWS = ("x", "y", "held", "names")
 
 
@@ -36,29 +39,60 @@ def unpack(message: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 def pack_error(error: DistbpError) -> list[Any]:
     """Return ``error`` as JSON has it."""
-    return [type(error) is InputError, error.parts()]
+    return [type(error).__name__, error.parts()]
 
 
 def unpack_error(values: list[Any]) -> DistbpError:
     """Return the error that ``pack_error`` was given."""
-    is_input, parts = values
-    return InputError(*parts) if is_input else TrainingError(*parts)
+    name, parts = values
+    return _ERRORS[name](*parts)
 
 
 def pack_job(job: Job[Any]) -> bytes:
     """Return ``job`` without its rows."""
     if isinstance(job, Training):
-        return pack({"train": job.recipe.dump()})
+        protection = None if job.protection is None else dataclasses.asdict(job.protection)
+        header, arrays = ({}, {}) if job.state is None else _state_parts(job.state)
+        return pack({"train": {"recipe": job.recipe.dump(), "protection": protection, "state": header}}, arrays)
     assert isinstance(job, Benchmark)
     return pack({"benchmark": dataclasses.asdict(job)})
 
 
 def unpack_job(message: bytes, rows: bytes) -> Job[Any]:
     """Return the job that ``pack_job`` was given, with what ``pack_rows`` made of its rows for this worker."""
-    (kind, content), *_ = unpack(message)[0].items()
-    if kind == "benchmark":
-        return Benchmark(**content)
-    return Training(Recipe.parse(content), unpack_rows(rows) if rows else None, is_whole=not rows)
+    header, arrays = unpack(message)
+    if "benchmark" in header:
+        return Benchmark(**header["benchmark"])
+    content = header["train"]
+    return Training(
+        Recipe.parse(content["recipe"]),
+        unpack_rows(rows) if rows else None,
+        is_whole=not rows,
+        protection=Protection(**content["protection"]) if content["protection"] else None,
+        state=_state(content["state"], arrays) if arrays else None,
+    )
+
+
+def _state_parts(state: State) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    header = {"step": state.step, "history": state.history, "seconds": state.seconds}
+    return header, {**state.vectors, "tally": state.tally}
+
+
+def _state(header: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> State:
+    tally = arrays.pop("tally")
+    return State(header["step"], arrays, tally, header["history"], header["seconds"])
+
+
+def pack_checkpoint(state: State, recipe: Recipe, *, is_best: bool) -> bytes:
+    """Return what a watcher is told of a checkpoint."""
+    header, arrays = _state_parts(state)
+    return pack({"state": header, "recipe": recipe.dump(), "is_best": is_best}, arrays)
+
+
+def unpack_checkpoint(message: bytes) -> tuple[State, Recipe, bool]:
+    """Return what ``pack_checkpoint`` was given."""
+    header, arrays = unpack(message)
+    return _state(header["state"], arrays), Recipe.parse(header["recipe"]), header["is_best"]
 
 
 def pack_rows(dataset: Dataset, recipe: Recipe, worker: int, n_workers: int) -> bytes:

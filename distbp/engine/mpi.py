@@ -61,6 +61,7 @@ class MpiGroup(MachineGroup):
     name = "mpi"
 
     def __init__(self, machines: tuple[int, ...] | None = None, deadline_s: float = 60.0) -> None:
+        super().__init__()
         self.MPI = MPI = import_mpi()
         self.deadline_s = deadline_s
         self.comm = MPI.COMM_WORLD

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
 
 from distbp.errors import InputError
 
@@ -17,7 +18,7 @@ _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WO
 STATUS_VARIABLE = "DISTBP_STATUS_FILE"
 """Names the file in which worker 0 leaves the exit status, since mpirun would comment on it."""
 _TERMINAL_VARIABLE = "DISTBP_TERMINAL"
-_HANDED_ON = (signal.SIGINT, signal.SIGTERM)
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -39,7 +40,8 @@ def has_terminal() -> bool:
 def launch(command: list[str], n_workers: int, blas_threads: int) -> int:
     """Run ``command`` under mpirun with ``n_workers`` ranks on this machine; return the exit status.
 
-    The ranks end with this process: SIGINT and SIGTERM are handed on to mpirun, which ends them.
+    The ranks end with this process. The first signal that asks it to stop is handed on to them as SIGUSR1, since mpirun
+    leaves them no time after others; the next one ends mpirun, and with it the ranks.
     """
     beside = Path(sys.executable).parent / "mpirun"
     mpirun = str(beside) if beside.exists() else shutil.which("mpirun") or shutil.which("mpiexec")
@@ -57,8 +59,20 @@ def launch(command: list[str], n_workers: int, blas_threads: int) -> int:
         environment |= {_TERMINAL_VARIABLE: "1", "COLUMNS": str(shutil.get_terminal_size().columns)}
     status = os.memfd_create("distbp-status")  # a file without a name: nothing of it can stay behind
     environment[STATUS_VARIABLE] = f"/proc/{os.getpid()}/fd/{status}"
-    child = subprocess.Popen([mpirun, *options, *command], env=environment, preexec_fn=_end_with_parent)
-    kept = {number: signal.signal(number, lambda n, _: child.send_signal(n)) for number in _HANDED_ON}
+    child = subprocess.Popen(  # in a session of its own, so that Ctrl-C on a terminal does not reach it as well
+        [mpirun, *options, *command],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=_end_with_parent,
+    )
+    caught: list[int] = []
+
+    def hand_on(number: int, _: FrameType | None) -> None:
+        child.send_signal(signal.SIGTERM if caught else signal.SIGUSR1)
+        caught.append(number)
+
+    kept = {number: signal.signal(number, hand_on) for number in _STOPPING}
     try:
         code = child.wait()
     finally:
@@ -66,6 +80,8 @@ def launch(command: list[str], n_workers: int, blas_threads: int) -> int:
             signal.signal(number, handler)
     said = os.pread(status, 16, 0)
     os.close(status)
+    if caught:
+        return 128 + caught[0]
     return int(said) if said else code if code >= 0 else 128 - code
 
 

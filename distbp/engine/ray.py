@@ -81,6 +81,7 @@ class RayEngine(Engine):
         cpus_per_worker: float,
         calls: str,
     ) -> None:
+        super().__init__()
         if calls not in CALLS:
             raise InputError(f"one of: {', '.join(CALLS)}", repr(calls), "choose one of these", "--calls")
         self.workers, self.machines, self.deadline_s = workers, machines, deadline_s

@@ -182,7 +182,7 @@ class ParameterServer:
         self.history.append(epoch.record)
         if watcher:
             watcher.epoch(epoch.record)
-        if self.stopper.is_best(epoch.record):
+        if self.stopper.is_best(epoch.record) and self.stopper.rule:
             self.best = epoch.weights
         epoch.weights = self.run.weights  # let the copy go
 

@@ -14,6 +14,7 @@ from distbp.nn import Layout, aligned_zeros
 from distbp.optim import Optimizer
 from distbp.train.phases import Phases
 from distbp.train.plan import BLOCK, Plan
+from distbp.train.state import BEST
 from distbp.train.tree import Node, SumProgram, total
 
 UPDATE_BLOCK = 8 * BLOCK
@@ -63,7 +64,7 @@ class Coordinator:
         self.bounds, self.weights = bounds, weights
         n, dtype = bounds.stop - bounds.start, layout.dtype
         self.state = {name: aligned_zeros(n, dtype) for name in optimizer.state}
-        self.kept: np.ndarray | None = None
+        self.kept = np.zeros(n, dtype)
         program = SumProgram((0, plan.n_shards), list(inputs)) if n else None
         n_block = min(n, UPDATE_BLOCK)
         registers = [aligned_zeros(n_block, dtype) for _ in range(program.n_scratch if program else 0)]
@@ -117,9 +118,12 @@ class Coordinator:
 
     def keep(self) -> None:
         """Remember the weights of the slice."""
-        self.kept = self.weights[self.bounds].copy()
+        self.kept[...] = self.weights[self.bounds]
 
-    def restore(self) -> None:
+    def go_back(self) -> None:
         """Go back to the weights that were kept."""
-        if self.kept is not None:
-            self.weights[self.bounds] = self.kept
+        self.weights[self.bounds] = self.kept
+
+    def vectors(self) -> dict[str, np.ndarray]:
+        """Return the slice of each vector of the run's state but the weights, by its name there."""
+        return {f"optimizer.{name}": vector for name, vector in self.state.items()} | {BEST: self.kept}

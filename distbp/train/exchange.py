@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -11,8 +11,11 @@ import numpy as np
 
 from distbp.errors import DistbpError
 from distbp.nn import Layout
+from distbp.train.pace import Brake
 from distbp.train.phases import Phases
 from distbp.train.plan import Plan
+from distbp.train.recipe import Recipe
+from distbp.train.state import Copy, State
 from distbp.train.tree import Node
 
 T = TypeVar("T", covariant=True)
@@ -31,6 +34,10 @@ class Exchange(ABC):
         What this worker's slice is summed from, once ``gather`` has returned: the slice of each node.
     norms:
         The squared norms of all blocks (n_blocks,), float64; a coordinator writes those of its own.
+    copies:
+        Places for copies of the state.
+    own_elements:
+        The part of the weights that this worker copies, among those of its machine.
     """
 
     plan: Plan
@@ -40,13 +47,15 @@ class Exchange(ABC):
     partials: list[np.ndarray]
     inputs: dict[Node, np.ndarray]
     norms: np.ndarray
+    copies: list[Copy]
+    own_elements: slice
 
     @abstractmethod
-    def gather(self, step: int, bad_shard: int) -> int:
+    def gather(self, step: int, notice: int) -> int:
         """Hand over the partials; return when those of this worker's slice have come.
 
-        ``bad_shard`` is a shard of this worker whose loss is not finite, or -1. Returns the same of all workers, so
-        that all stop before ``step`` is committed.
+        ``notice`` is what this worker tells the others (``distbp.train.pace``). Returns the highest notice of all, so
+        that all do the same, before ``step`` is committed.
         """
 
     @abstractmethod
@@ -60,6 +69,10 @@ class Exchange(ABC):
     @abstractmethod
     def allgather(self, values: np.ndarray) -> np.ndarray:
         """Return the rows of all shards (n_shards, k), given those of this worker's shards, in float64."""
+
+    @abstractmethod
+    def complete(self, copy: Copy) -> None:
+        """Fill in what other machines hold of the state, once this worker has written its part into ``copy``."""
 
     def barrier(self) -> None:
         """Return when all workers have called this."""
@@ -99,11 +112,20 @@ class PushPull(ABC):
 
 
 class Engine(ABC):
-    """What does the jobs of a program: the workers that this process is one of, or those that it directs."""
+    """What does the jobs of a program: the workers that this process is one of, or those that it directs.
+
+    Attributes
+    ----------
+    brake:
+        Asks the job that is being done to stop.
+    """
 
     name: str
     worker: int
     """The number of this process among the workers; 0 where it directs them."""
+
+    def __init__(self) -> None:
+        self.brake = Brake()
 
     @property
     @abstractmethod
@@ -159,6 +181,9 @@ class Watcher(Protocol):
     def epoch(self, record: dict[str, Any]) -> None:
         """An epoch is done; ``record`` is its line in metrics.jsonl."""
 
+    def checkpoint(self, state: State, recipe: Recipe, *, is_best: bool) -> None:
+        """Here is the state of a run of ``recipe``, to be kept; ``is_best``: with the best validation metric so far."""
+
     def end(self) -> None:
         """Training is over, rightly or not."""
 
@@ -199,8 +224,14 @@ class Group(Engine):
         """Return the memory that only this worker uses."""
 
     @abstractmethod
-    def exchange(self, plan: Plan, layout: Layout, phases: Phases) -> Exchange:
-        """Return this worker's exchange; raise InputError where there is no room for it."""
+    def exchange(self, plan: Plan, layout: Layout, phases: Phases, copied: Sequence[str] = ()) -> Exchange:
+        """Return this worker's exchange, with places for copies of the vectors that ``copied`` names.
+
+        Raises
+        ------
+        InputError
+            Where there is no room for it.
+        """
 
     def push_pull(self, exchange: Exchange) -> PushPull:
         """Return the way to the parameter server; only for groups that have one."""

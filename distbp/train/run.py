@@ -12,16 +12,18 @@ from threadpoolctl import threadpool_limits
 
 from distbp.data import Dataset, Partition, Scaling, minmax, places_of_shards, standard
 from distbp.data.shard import Shard
-from distbp.errors import InputError, TrainingError
+from distbp.errors import InputError, StoppedError, TrainingError
 from distbp.nn import aligned_zeros
 from distbp.train.asynchronous import ParameterServer, work
 from distbp.train.coordinator import Coordinator
 from distbp.train.evaluator import metrics
 from distbp.train.exchange import Group, Watcher, watched
 from distbp.train.model import Model, make_shard
+from distbp.train.pace import BAD, NOTHING, STOP, Pace, Protection
 from distbp.train.phases import Phases
 from distbp.train.plan import Plan
 from distbp.train.recipe import Recipe
+from distbp.train.state import WEIGHTS, Copy, State, vector_names
 from distbp.train.stopping import Stopper
 from distbp.train.tree import total
 from distbp.train.worker import Worker
@@ -70,6 +72,10 @@ class Run:
         The rows, with a validation part if there is to be one; every worker keeps those of its shards.
     group:
         The workers; every worker makes its own ``Run`` with the same recipe and dataset.
+    protection:
+        How the run is protected against its end; None for not at all.
+    state:
+        Where to go on from; None to begin.
 
     Raises
     ------
@@ -77,7 +83,14 @@ class Run:
         On all workers, where recipe, data and network do not fit together, or there is no room.
     """
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, group: Group) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        group: Group,
+        protection: Protection | None = None,
+        state: State | None = None,
+    ) -> None:
         with group.agreement():
             self.recipe = recipe.model_copy(update={"shards": recipe.shards or group.n_workers})
             n_shards = self.recipe.shards
@@ -111,9 +124,13 @@ class Run:
             self.plan = Plan(n_shards, group.machines, layout.size, n_coordinators, group.has_server)
             self.partition = Partition(len(dataset.train), n_shards, recipe.batch_size, recipe.seed)
             shards = self._own_shards(dataset, group.worker)
+            if state is not None:
+                _require_fit(state, self.plan, dataset.train.where)
         self.group, self.phases = group, Phases()
+        copied = vector_names(recipe) if protection is not None and recipe.is_synchronous else []
         with group.agreement():
-            self.exchange = group.exchange(self.plan, layout, self.phases)
+            self.exchange = group.exchange(self.plan, layout, self.phases, copied)
+        self.pace = Pace(protection or Protection(), group.brake, leads=group.worker == 0)
         with threadpool_limits(recipe.blas_threads, "blas"):
             self.scaling = self._fit_scaling(shards["train"], len(dataset.train))
             for part in shards.values():
@@ -121,7 +138,10 @@ class Run:
                     if self.scaling is not None:
                         shard.scale(self.scaling)
             if self.exchange.leads_machine:
-                self.network.initialise(self.exchange.weights, recipe.seed)
+                if state is None:
+                    self.network.initialise(self.exchange.weights, recipe.seed)
+                else:
+                    self.exchange.weights[...] = state.vectors[WEIGHTS]
             self.exchange.barrier()  # nobody reads the weights before
         self.weights = self.exchange.weights
         worker = group.worker
@@ -149,6 +169,19 @@ class Run:
             clip_norm=recipe.clip_norm,
             phases=self.phases,
         )
+        self.n_copies = 0
+        self.start, self.seconds = 0, 0.0
+        self.history: list[dict[str, Any]] = []
+        if state is not None:
+            self._go_on_from(state)
+
+    def _go_on_from(self, state: State) -> None:
+        self.start, self.history, self.seconds = state.step, list(state.history), state.seconds
+        for name, vector in self.coordinator.vectors().items():
+            if name in state.vectors:
+                vector[...] = state.vectors[name][self.coordinator.bounds]
+        for shard, tally in self.worker.tally.items():
+            tally[...] = state.tally[shard]
 
     @property
     def n_steps(self) -> int:
@@ -160,12 +193,13 @@ class Run:
         factor = self.recipe.schedule.factor(step, self.n_steps, self.partition.epoch_steps)
         return self.recipe.optimizer.learning_rate * factor
 
-    def step(self, step: int) -> None:
-        """Do one step: rows -> worker -> partials -> tree -> coordinator -> weights."""
-        bad_shard = self.exchange.gather(step, self.worker.compute(step))
-        if bad_shard >= 0:
+    def step(self, step: int) -> int:
+        """Do one step: rows -> worker -> partials -> tree -> coordinator -> weights; return the notice."""
+        bad_shard = self.worker.compute(step)
+        notice = self.exchange.gather(step, BAD + bad_shard if bad_shard >= 0 else self.pace.due(step))
+        if notice >= BAD:
             error = TrainingError(
-                f"expected a finite loss; the loss of shard {bad_shard} at step {step} is not, and the step was not "
+                f"expected a finite loss; the loss of shard {notice - BAD} at step {step} is not, and the step was not "
                 "committed; lower the learning rate, set clip_norm, or check the data"
             )
             error.agreed = True
@@ -176,6 +210,7 @@ class Run:
             self.exchange.gather_norms(step)
         self.coordinator.update(step, self.learning_rate(step), count)
         self.exchange.spread(step)
+        return notice
 
     def train(self, watcher: Watcher | None = None) -> Outcome:
         """Train to the end; return the outcome, the same on every worker."""
@@ -190,28 +225,68 @@ class Run:
             return self._outcome(account["history"], account["staleness"])
 
     def _epochs(self, watcher: Watcher | None) -> list[dict[str, Any]]:
-        history: list[dict[str, Any]] = []
         stopper = Stopper(self.recipe.early_stopping)
-        started = time.perf_counter()
+        for record in self.history:
+            stopper.is_best(record)
+        self.began = time.perf_counter() - self.seconds
         self.phases.reset()
-        for epoch in range(self.recipe.epochs):
+        self.group.brake.is_manned = bool(self.exchange.copies)
+        while len(self.history) < self.recipe.epochs and not stopper.is_over:
+            epoch = len(self.history)
             first = epoch * self.partition.epoch_steps
-            for step in range(first, first + self.partition.epoch_steps):
-                self.step(step)
+            for step in range(max(self.start, first), first + self.partition.epoch_steps):
+                notice = self.step(step)
                 if watcher:
                     watcher.step(step)
-            history.append(self._record(epoch, time.perf_counter() - started))
+                if notice != NOTHING:
+                    self._keep(step + 1, watcher, is_best=False)
+                    if notice == STOP:
+                        self._stop(step + 1)
+            self.history.append(self._record(epoch, time.perf_counter() - self.began))
             if watcher:
-                watcher.epoch(history[-1])
-            if stopper.is_best(history[-1]):
+                watcher.epoch(self.history[-1])
+            if stopper.is_best(self.history[-1]):
                 self.coordinator.keep()
-            if stopper.is_over:
-                break
+                self._keep(first + self.partition.epoch_steps, watcher, is_best=True)
             self.phases.last = time.perf_counter()
+        self.group.brake.is_manned = False
         if self.recipe.early_stopping:
-            self.coordinator.restore()
+            self.coordinator.go_back()
             self.exchange.spread(self.n_steps)
-        return history
+        return self.history
+
+    def copy(self, step: int) -> Copy:
+        """Copy this worker's part of the state after ``step`` steps; the copy is whole once all have done so."""
+        exchange = self.exchange
+        copy = exchange.copies[self.n_copies % len(exchange.copies)]
+        self.n_copies += 1
+        copy.begin()
+        own, shards = exchange.own_elements, self.plan.shards(self.group.worker)
+        copy.vectors[WEIGHTS][own] = exchange.weights[own]
+        for name, vector in self.coordinator.vectors().items():
+            if name in copy.vectors:
+                copy.vectors[name][self.coordinator.bounds] = vector
+        copy.tally[shards.start : shards.stop] = self.worker.tallies()
+        exchange.complete(copy)
+        copy.end(step)
+        return copy
+
+    def _keep(self, step: int, watcher: Watcher | None, *, is_best: bool) -> None:
+        """Let the watcher have a checkpoint of the state after ``step`` steps."""
+        if not self.exchange.copies:
+            return
+        copy = self.copy(step)
+        self.exchange.barrier()
+        if watcher:
+            state = copy.state(self.history, time.perf_counter() - self.began)
+            watcher.checkpoint(state, self.recipe, is_best=is_best)
+
+    def _stop(self, step: int) -> None:
+        signal = self.group.brake.signal
+        cause = f"signal {signal}" if signal else "the time limit, or a signal to another worker"
+        error = StoppedError(f"stopped after step {step} of {self.n_steps}, by {cause}", signal)
+        error.agreed = True
+        raise error
 
     def _record(self, epoch: int, seconds: float) -> dict[str, Any]:
         """Return the line of metrics.jsonl for ``epoch``."""
@@ -286,3 +361,12 @@ class Run:
         mean = sums / n_rows
         squares = total(self.exchange.allgather(over_rows(np.sum, lambda x: (x - mean) ** 2))).reshape(shape)
         return standard(n_rows, sums, squares, dtype)
+
+
+def _require_fit(state: State, plan: Plan, where: str) -> None:
+    """Raise InputError where ``state`` cannot be of a run with this plan."""
+    n_elements, n_shards = len(state.vectors[WEIGHTS]), len(state.tally)
+    if (n_elements, n_shards) != (plan.n_elements, plan.n_shards):
+        expected = f"a checkpoint of {plan.n_elements} parameters in {plan.n_shards} shards"
+        given = f"one of {n_elements} parameters in {n_shards} shards"
+        raise InputError(expected, given, "resume with the data and the recipe of the run", where)

@@ -8,19 +8,23 @@ from distbp.train.recipe import EarlyStopping
 
 
 class Stopper:
-    """Follows the validation metric that ``rule`` names, epoch by epoch; without a rule it never stops a run."""
+    """Follows the validation metric that ``rule`` names, epoch by epoch.
+
+    Without a rule it follows the loss, where there is one, and never stops a run.
+    """
 
     def __init__(self, rule: EarlyStopping | None) -> None:
         self.rule = rule
         self.best, self.n_worse = float("inf"), 0
 
     def is_best(self, record: dict[str, Any]) -> bool:
-        """Take the record of the next epoch; return whether its weights are worth keeping."""
-        if self.rule is None:
+        """Take the record of the next epoch; return whether its weights are the best so far."""
+        if "validation" not in record:
             return False
-        value = record["validation"][self.rule.metric]
-        value = -value if self.rule.metric == "accuracy" else value
-        if value < self.best - self.rule.min_delta:
+        rule = self.rule or EarlyStopping()
+        value = record["validation"][rule.metric]
+        value = -value if rule.metric == "accuracy" else value
+        if value < self.best - rule.min_delta:
             self.best, self.n_worse = value, 0
             return True
         self.n_worse += 1

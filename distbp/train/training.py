@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from distbp.data import Dataset, load, split
 from distbp.errors import InputError
 from distbp.train.exchange import Group, Watcher
+from distbp.train.pace import Protection
 from distbp.train.recipe import Recipe
 from distbp.train.run import Outcome, Run
+from distbp.train.state import State
 
 
 @dataclass(frozen=True)
@@ -21,16 +23,27 @@ class Training:
         The rows; None for those of the recipe's source, which every worker reads for itself.
     is_whole:
         Whether the rows are still to be split into training and validation as the recipe says.
+    protection:
+        How the run is protected against its end; None for not at all.
+    state:
+        Where to go on from; None to begin.
     """
 
     recipe: Recipe
     dataset: Dataset | None = None
     is_whole: bool = True
+    protection: Protection | None = None
+    state: State | None = None
+
+    @property
+    def is_protected(self) -> bool:
+        """Whether the run heeds a brake, and writes checkpoints."""
+        return self.protection is not None and self.recipe.is_synchronous
 
     def perform(self, group: Group, watcher: Watcher | None) -> Outcome:
         with group.agreement():
             dataset = self.rows()
-        return Run(self.recipe, dataset, group).train(watcher)
+        return Run(self.recipe, dataset, group, self.protection, self.state).train(watcher)
 
     def rows(self) -> Dataset:
         """Return the rows, with the validation part that the recipe asks for."""

@@ -128,9 +128,13 @@ class Worker:
         self.phases.lap("backward")
         return losses
 
+    def tallies(self) -> np.ndarray:
+        """Return the tally of the training rows since it was taken (n_own_shards, 3); no accuracy."""
+        return np.array(list(self.tally.values())).reshape(-1, len(TALLY))
+
     def take_tally(self) -> np.ndarray:
-        """Return the tally of the training rows since the last call (n_own_shards, 3); no accuracy."""
-        taken = np.array(list(self.tally.values())).reshape(-1, len(TALLY))
+        """Return ``tallies``, and start anew."""
+        taken = self.tallies()
         for tally in self.tally.values():
             tally.fill(0.0)
         return taken

@@ -1,0 +1,194 @@
+"""Checkpoints: the state of a run in one safetensors file, with a checksum for each tensor.
+
+A checkpoint is written beside its target, synced and renamed, by a thread of its own; the newest and the best are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from distbp.errors import InputError
+from distbp.train.evaluator import TALLY
+from distbp.train.files import write_bytes
+from distbp.train.recipe import Recipe
+from distbp.train.state import State, vector_names
+
+FORMAT = "distbp checkpoint 1"
+FOLDER = "checkpoints"
+BEST_NAME = "best.safetensors"
+_PATTERN = "step-*.safetensors"
+
+
+def _digest(name: str, array: np.ndarray) -> str:
+    """Return the SHA-256 over name, type, shape and content of a tensor."""
+    described = hashlib.sha256(f"{name} {array.dtype.str} {array.shape}\n".encode())
+    described.update(np.ascontiguousarray(array).data)
+    return described.hexdigest()
+
+
+def to_bytes(state: State, recipe: Recipe) -> bytes:
+    """Return a checkpoint of a run of ``recipe``, whose shards are set, as the content of a file."""
+    tensors = {name: np.ascontiguousarray(vector) for name, vector in state.vectors.items()} | {"tally": state.tally}
+    run = {"recipe": recipe.dump(), "step": state.step, "history": state.history, "seconds": state.seconds}
+    text = json.dumps(run)
+    sums = {name: _digest(name, tensor) for name, tensor in tensors.items()}
+    sums["run"] = hashlib.sha256(text.encode()).hexdigest()
+    return save(tensors, {"format": FORMAT, "run": text, "sha256": json.dumps(sums)})
+
+
+def save_checkpoint(path: Path, state: State, recipe: Recipe) -> None:
+    """Write a checkpoint to ``path``, whole or not at all."""
+    write_bytes(path, to_bytes(state, recipe))
+
+
+def load_checkpoint(path: Path) -> tuple[Recipe, State]:
+    """Return what ``save_checkpoint`` wrote.
+
+    Raises
+    ------
+    InputError
+        Where ``path`` is no checkpoint, or any bit of it was changed.
+    """
+    remedy = "use another checkpoint of the run"
+    try:
+        with safe_open(path, framework="np") as content:
+            metadata = content.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                given = metadata.get("format", "a file of another program")
+                raise InputError(f"a file of the format {FORMAT!r}", repr(given), remedy, str(path))
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, TypeError) as error:
+        raise InputError("a whole checkpoint", f"{error}", remedy, str(path)) from None
+    try:
+        sums, text = json.loads(metadata["sha256"]), metadata["run"]
+        found = {name: _digest(name, tensor) for name, tensor in tensors.items()}
+        found["run"] = hashlib.sha256(text.encode()).hexdigest()
+        damaged = sorted(name for name in {*sums, *found} if sums.get(name) != found.get(name))
+        if damaged:
+            given = f"another checksum of {', '.join(damaged)}"
+            raise InputError("a checkpoint as it was written", given, remedy, str(path))
+        run = json.loads(text)
+        recipe = Recipe.parse(run["recipe"], str(path))
+        state = State(run["step"], tensors, tensors.pop("tally"), run["history"], run["seconds"])
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise InputError("a whole checkpoint", repr(error), remedy, str(path)) from None
+    _check(recipe, state, path)
+    return recipe, state
+
+
+def _check(recipe: Recipe, state: State, path: Path) -> None:
+    """Raise InputError where ``state`` cannot be of a run of ``recipe``."""
+    names, dtype = vector_names(recipe), np.dtype(recipe.dtype)
+    shapes = {(v.shape, v.dtype) for v in state.vectors.values()}
+    fits = set(names) == set(state.vectors) and len(shapes) == 1 and shapes == {((*shapes,)[0][0], dtype)}
+    if not (fits and state.tally.shape == (recipe.shards, len(TALLY)) and state.step >= 0):
+        given = f"{', '.join(f'{name} {v.dtype}{v.shape}' for name, v in state.vectors.items())}, step {state.step}"
+        raise InputError(f"the state of its recipe: {', '.join(names)}", given, "use another checkpoint", str(path))
+
+
+class Checkpoints:
+    """The checkpoints of one run, in a folder.
+
+    Parameters
+    ----------
+    folder:
+        Of the run.
+    keep:
+        How many of the newest stay.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.keep = folder / FOLDER, keep
+        self.due: dict[str, tuple[State, Recipe]] = {}
+        self.best: tuple[State, Recipe] | None = None
+        self.lock = threading.Lock()
+        self.thread: threading.Thread | None = None
+        self.error: OSError | None = None
+
+    def write(self, state: State, recipe: Recipe) -> None:
+        """Have a checkpoint written, and the best one if there is a new one; one that still waits is left out.
+
+        ``state`` must not change any more. Raises InputError where an earlier one could not be written.
+        """
+        with self.lock:
+            self.due["newest"] = (state, recipe)
+            if self.best is not None:
+                self.due["best"], self.best = self.best, None
+            is_idle = self.thread is None
+            if is_idle:
+                self.thread = threading.Thread(target=self._write_due, name="checkpoint")
+        if is_idle:
+            assert self.thread is not None
+            self.thread.start()
+        self._raise()
+
+    def remember(self, state: State, recipe: Recipe) -> None:
+        """Take the state with the best metric so far; it is written with the next checkpoint."""
+        self.best = (state, recipe)
+
+    def _write_due(self) -> None:
+        while True:
+            with self.lock:
+                if not self.due:
+                    self.thread = None
+                    return
+                name, (state, recipe) = self.due.popitem()
+            try:
+                self._write(name, state, recipe)
+            except OSError as error:
+                self.error = error
+
+    def _write(self, name: str, state: State, recipe: Recipe) -> None:
+        self.folder.mkdir(exist_ok=True)
+        for half in self.folder.glob(".*.safetensors.*"):  # of a process that died
+            half.unlink(missing_ok=True)
+        if name == "best":
+            save_checkpoint(self.folder / BEST_NAME, state, recipe)
+            return
+        save_checkpoint(self.folder / f"step-{state.step:012d}.safetensors", state, recipe)
+        for old in self.paths()[self.keep :]:
+            old.unlink(missing_ok=True)
+
+    def wait(self) -> None:
+        """Return when all is written; raise InputError where it could not be."""
+        if self.best is not None and self.folder.exists():
+            self.due["best"] = self.best
+            self._write_due()
+        thread = self.thread
+        if thread is not None:
+            thread.join()
+        self._raise()
+
+    def _raise(self) -> None:
+        error, self.error = self.error, None
+        if error is not None:
+            given = f"{self.folder} ({error.strerror})"
+            raise InputError("a folder that can be written", given, "make room, or choose another with --out", "output")
+
+    def paths(self) -> list[Path]:
+        """Return the checkpoints but for the best one, the newest first."""
+        return sorted(self.folder.glob(_PATTERN), reverse=True)
+
+    def newest(self) -> tuple[Recipe, State, list[InputError]]:
+        """Return recipe and state of the newest whole checkpoint, and what is wrong with those that are newer.
+
+        Raises
+        ------
+        InputError
+            Where there is none.
+        """
+        refused: list[InputError] = []
+        for path in self.paths():
+            try:
+                return *load_checkpoint(path), refused
+            except InputError as error:
+                refused.append(error)
+        given = "; ".join(map(str, refused)) or f"none in {self.folder}"
+        raise InputError("a whole checkpoint", given, "start the run anew, with another --out", "--resume")

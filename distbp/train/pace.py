@@ -1,0 +1,73 @@
+"""When a run copies its state, writes checkpoints, and stops before its end."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+NOTHING, CHECKPOINT, STOP, BAD = range(4)
+"""What a worker tells the others at a step; the highest counts. BAD + shard: the loss of that shard is not finite."""
+
+
+@dataclass(frozen=True)
+class Protection:
+    """How a run is protected against its end.
+
+    Parameters
+    ----------
+    checkpoint_steps, checkpoint_minutes:
+        How often a checkpoint is written; None for never.
+    max_minutes:
+        How long a run may train before it writes a checkpoint and stops.
+    copy_steps:
+        How often the workers copy the state in memory, to go on from where one of them is lost.
+    """
+
+    checkpoint_steps: int | None = None
+    checkpoint_minutes: float | None = None
+    max_minutes: float | None = None
+    copy_steps: int = 16
+
+
+class Brake:
+    """Asks a run to write a checkpoint and stop after the present step; pulled by signals.
+
+    Attributes
+    ----------
+    is_manned:
+        Whether there is a run that heeds it.
+    signal:
+        The signal that pulled it; 0 for none.
+    """
+
+    def __init__(self) -> None:
+        self.is_manned = False
+        self.signal = 0
+
+    def pull(self, signal: int) -> None:
+        """Let the run stop because of ``signal``."""
+        self.signal = signal
+
+
+class Pace:
+    """Tells what is due at each step; one worker ``leads`` where the clock decides."""
+
+    def __init__(self, protection: Protection, brake: Brake, *, leads: bool) -> None:
+        self.protection, self.brake, self.leads = protection, brake, leads
+        self.started = self.written = time.monotonic()
+
+    def due(self, step: int) -> int:
+        """Return what this worker asks for at ``step``: NOTHING, CHECKPOINT or STOP."""
+        if self.brake.signal:
+            return STOP
+        plan = self.protection
+        if self.leads and (plan.max_minutes or plan.checkpoint_minutes):
+            now = time.monotonic()
+            if plan.max_minutes is not None and now - self.started >= 60.0 * plan.max_minutes:
+                return STOP
+            if plan.checkpoint_minutes is not None and now - self.written >= 60.0 * plan.checkpoint_minutes:
+                self.written = now
+                return CHECKPOINT
+        if plan.checkpoint_steps and (step + 1) % plan.checkpoint_steps == 0:
+            return CHECKPOINT
+        return NOTHING

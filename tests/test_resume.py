@@ -1,0 +1,152 @@
+"""Runs that stop or are killed go on from their checkpoints, on any engine, to the bits of the calm run."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+import time
+
+import psutil
+import pytest
+from conftest import our_processes
+from tests_support import RECIPE, compare, distbp, finish, result, start
+
+pytestmark = pytest.mark.timeout(180)
+LONG = RECIPE.replace("epochs: 3", "epochs: 150")
+RAY = importlib.util.find_spec("ray") is not None
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(LONG + "early_stopping: {metric: accuracy, patience: 140}\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def calm(recipe, tmp_path_factory):
+    out = tmp_path_factory.mktemp("calm") / "run"
+    distbp("train", recipe, "--engine", "local", "--out", out)
+    return out
+
+
+def metrics(folder):
+    """Return the lines of metrics.jsonl without the times."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "examples_per_second")} for line in lines]
+
+
+def kill_in_the_middle(process, folder, n_checkpoints):
+    """Kill a run and all its processes once it has written that many checkpoints more."""
+    seen = set()
+    deadline = time.monotonic() + 60
+    before = set((folder / "checkpoints").glob("step-*"))
+    while len(seen - before) < n_checkpoints:
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        seen |= set((folder / "checkpoints").glob("step-*"))
+        time.sleep(0.005)
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    for member in family:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue
+    process.communicate(timeout=20)
+
+
+def test_killed_under_mpi_and_killed_on_ray_it_ends_in_one_process_with_the_bits_of_the_calm_run(
+    recipe, calm, tmp_path
+):
+    run = tmp_path / "run"
+    often = ["--checkpoint-steps", 7]
+    kill_in_the_middle(start("train", recipe, "--workers", 4, *often, "--out", run), run, 8)
+    if RAY:
+        ray = ["--engine", "ray", "--workers", 3, *often]
+        from ray_cluster import Cluster
+
+        with Cluster([3]) as cluster:
+            kill_in_the_middle(start("train", "--resume", run, *ray, "--address", cluster.address), run, 8)
+            deadline = time.monotonic() + 20
+            while any("RayWorker" in " ".join(p.cmdline()) for p in our_processes()) and time.monotonic() < deadline:
+                time.sleep(0.1)
+    distbp("train", "--resume", run, "--engine", "local")
+    compare(result(run), result(calm))
+    assert metrics(run) == metrics(calm)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_stops_a_run_with_a_checkpoint_from_which_it_goes_on(recipe, calm, tmp_path, workers, number):
+    run = tmp_path / "run"
+    process = start("train", recipe, "--workers", workers, "--out", run)
+    while not (run / "metrics.jsonl").exists() or len((run / "metrics.jsonl").read_text()) < 2000:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(number)
+    done = finish(process, 30)
+    assert done.returncode == 128 + number, done.stderr
+    assert f"go on with: distbp train --resume {run}" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (run / "result.json").exists()
+    distbp("train", "--resume", run, "--workers", 2)
+    compare(result(run), result(calm))
+    assert metrics(run) == metrics(calm)
+
+
+def test_a_time_limit_stops_a_run_and_the_same_command_says_that_it_can_go_on(recipe, calm, tmp_path):
+    run = tmp_path / "run"
+    command = ["train", recipe, "--workers", 2, "--out", run]
+    done = distbp(*command, "--max-time", 0.005, status=75)
+    assert f"distbp train --resume {run}" in done.stderr
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    again = distbp(*command, status=2)
+    assert f"a run that has not ended; go on with it: distbp train --resume {run}" in again.stderr
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    distbp("train", "--resume", run)
+    compare(result(run), result(calm))
+
+
+BAD = {
+    "nothing there": ([], "expected a whole checkpoint; given none in"),
+    "a recipe beside it": (["--set", "epochs=3"], "expected the recipe of the run itself"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), BAD.values(), ids=BAD)
+def test_what_cannot_be_resumed_is_said(tmp_path, options, message):
+    done = distbp("train", "--resume", tmp_path, *options, status=2)
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_has_ended_is_not_resumed(calm):
+    assert "whose run has ended" in distbp("train", "--resume", calm, status=2).stderr
+
+
+def test_a_damaged_checkpoint_is_left_out_and_the_one_before_it_taken(recipe, calm, tmp_path):
+    run = tmp_path / "run"
+    distbp("train", recipe, "--checkpoint-steps", 30, "--max-time", 0.01, "--out", run, status=75)
+    newest = sorted((run / "checkpoints").glob("step-*"))[-1]
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    done = distbp("train", "--resume", run)
+    assert f"left out: {newest}: expected" in done.stderr
+    compare(result(run), result(calm))
+    assert metrics(run) == metrics(calm)
+
+
+def test_other_data_than_those_of_the_run_are_refused(recipe, tmp_path):
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "data.npz", x=rng.standard_normal((100, 4)), y=np.arange(100) % 3)
+    small = tmp_path / "small.yaml"
+    small.write_text(f"data: {{source: {tmp_path / 'data.npz'}}}\nmodel: [{{dense: 3}}, softmax]\nepochs: 100000\n")
+    distbp("train", small, "--max-time", 0.005, "--out", tmp_path / "run", status=75)
+    np.savez(tmp_path / "data.npz", x=rng.standard_normal((100, 40)), y=np.arange(100) % 3)
+    done = distbp("train", "--resume", tmp_path / "run", status=2)
+    assert "resume with the data and the recipe of the run" in done.stderr
