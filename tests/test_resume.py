@@ -7,6 +7,7 @@ import json
 import signal
 import time
 
+import numpy as np
 import psutil
 import pytest
 from conftest import our_processes
@@ -139,9 +140,7 @@ def test_a_damaged_checkpoint_is_left_out_and_the_one_before_it_taken(recipe, ca
     assert metrics(run) == metrics(calm)
 
 
-def test_other_data_than_those_of_the_run_are_refused(recipe, tmp_path):
-    import numpy as np
-
+def test_other_data_than_those_of_the_run_are_refused(tmp_path):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "data.npz", x=rng.standard_normal((100, 4)), y=np.arange(100) % 3)
     small = tmp_path / "small.yaml"

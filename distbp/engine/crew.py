@@ -15,7 +15,9 @@ import uuid
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,6 +37,7 @@ _LARGEST_BURST = 4096  # steps
 _DEPTH = 2  # turns under way where driver and actors share a machine: the next is there when an actor has done one
 _START_DEADLINES = 10  # an actor may take that many to start
 _PING_S = 5.0
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 _END_S = 5.0
 
 
@@ -397,6 +400,7 @@ class Graph(Carrier):
         self.depth = _DEPTH if crew.is_at_home else 1  # channels between machines do not queue
         self.graph = root.experimental_compile(_max_inflight_executions=self.depth)
         self.under_way: deque[Any] = deque()
+        self.is_nameless = False
 
     @property
     def is_behind(self) -> bool:
@@ -416,7 +420,22 @@ class Graph(Carrier):
         except self.ray.exceptions.GetTimeoutError:
             return None
         self.n_turns += 1
+        if not self.is_nameless:
+            self._forget_names()
         return [json.loads(report) for report in values[: len(self.actors)]]
+
+    def _forget_names(self) -> None:
+        """Remove the names of the semaphores of the channels, so that nothing stays behind whatever is killed.
+
+        Once a turn is over, all that use them have opened them.
+        """
+        self.is_nameless = True
+        fields = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+        mapped = {int(field[4]) for field in fields if field[-1].startswith(str(_SHARED_MEMORY))}
+        for path in _SHARED_MEMORY.glob("sem.*"):
+            with suppress(FileNotFoundError):
+                if path.stat().st_ino in mapped:
+                    path.unlink()
 
     def tear_down(self) -> None:
         self.graph.teardown()
