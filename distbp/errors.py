@@ -52,6 +52,10 @@ class TrainingError(DistbpError):
     exit_status = 3
 
 
+class LostError(Exception):
+    """A worker is lost, by its death or beyond a deadline; those that are left may go on from a copy of the state."""
+
+
 class StoppedError(DistbpError):
     """Training was asked to stop before its end, and has; a checkpoint says where.
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distbp import __version__
-from distbp.cli.output import Output
+from distbp.cli.output import Output, next_folder
 from distbp.cli.progress import ProgressDisplay
 from distbp.cli.recipe_file import read_recipe
 from distbp.data import Dataset, load, name_of
@@ -28,7 +28,7 @@ from distbp.data.sources import read_npy
 from distbp.engine import CALLS, DEADLINE_S, ENGINES, choose, connect
 from distbp.engine.mpi import import_mpi
 from distbp.engine.mpirun import has_terminal, is_first_rank, is_launched, launch
-from distbp.errors import DistbpError, InputError, StoppedError
+from distbp.errors import DistbpError, InputError, LostError, StoppedError, TrainingError
 from distbp.train import Engine, Model, Outcome, Recipe, Training
 from distbp.train.benchmark import Benchmark
 from distbp.train.checkpoint import Checkpoints
@@ -111,10 +111,18 @@ def train(
                 given = f"the mode {recipe.mode.name}"
                 remedy = "leave out --checkpoint-steps and --max-time"
                 raise InputError("the mode synchronous, to write checkpoints", given, remedy, "recipe: mode")
-            output = None
-            if connected.worker == 0:
-                output = Output(resume or out, name_of(recipe.data.source), keep, state)
+        output = _output(connected, resume or out, name_of(recipe.data.source), keep, state)
         _train(training, connected, output)
+
+
+def _output(engine: Engine, folder: Path | None, name: str, keep: int, state: State | None) -> Output:
+    """Return the output of the run, whose folder the first process has taken."""
+    chosen = Path(engine.first(str(folder or next_folder(Path("runs"), name))))
+    output = Output(chosen, keep)
+    with engine.agreement():
+        if engine.worker == 0:
+            output.take(state)
+    return output
 
 
 def _resumed(folder: Path, is_alone: bool) -> tuple[Recipe, State]:
@@ -132,26 +140,25 @@ def _resumed(folder: Path, is_alone: bool) -> tuple[Recipe, State]:
     return recipe, state
 
 
-def _train(training: Training, engine: Engine, output: Output | None) -> None:
+def _train(training: Training, engine: Engine, output: Output) -> None:
     console = Console(force_terminal=has_terminal() if engine.name == "mpi" else None)
     try:
         with _brake(engine.brake):
-            outcome = engine.perform(training, _Both(ProgressDisplay(console), output) if output else None)
+            outcome = engine.perform(training, _Both(ProgressDisplay(console), output))
     except StoppedError as error:
-        with engine.agreement():
-            if output:
-                output.stop()
-        remedy = f"; go on with: distbp train --resume {output.folder}" if output else ""
-        stopped = StoppedError(f"{error}{remedy}", error.signal)
+        engine.conclude(output.checkpoints.wait)
+        stopped = StoppedError(f"{error}; go on with: distbp train --resume {output.folder}", error.signal)
         stopped.agreed = True
         raise stopped from None
     finally:
-        if output:
+        if engine.worker == 0:
             output.abandon()
-    with engine.agreement():
-        if output:
-            output.finish(outcome)
-            _print_outcome(console, outcome, output.folder)
+
+    def finish() -> None:
+        output.finish(outcome)
+        _print_outcome(console, outcome, output.folder)
+
+    engine.conclude(finish)
 
 
 @contextmanager
@@ -198,6 +205,10 @@ class _Both:
     def epoch(self, record: dict[str, Any]) -> None:
         for watcher in self.watchers:
             watcher.epoch(record)
+
+    def recovered(self, lost: str, step: int, n_workers: int) -> None:
+        for watcher in self.watchers:
+            watcher.recovered(lost, step, n_workers)
 
     def checkpoint(self, state: State, recipe: Recipe, *, is_best: bool) -> None:
         for watcher in self.watchers:
@@ -343,6 +354,10 @@ def _engine(name: str, *options: Any) -> Iterator[Engine]:
         if engine.worker == 0:
             _say(error)
         raise SystemExit(engine.finish(error)) from None
+    except LostError as lost:
+        raise TrainingError(f"expected all workers to go on; {lost}; start the run again") from None
+    else:
+        engine.finish(None)
     finally:
         engine.close()
 

@@ -16,29 +16,36 @@ _FILES = ("model.safetensors", "metrics.jsonl", "result.json")
 
 
 class Output:
-    """Writes the files of one run; a watcher of it. The folder is taken at once, and given back by ``abandon``.
+    """Writes the files of one run; a watcher of it, told by one process at a time.
 
     Parameters
     ----------
     keep:
         How many checkpoints stay.
-    resumed:
-        The state that the run goes on from; the folder is that of the run then.
-
-    Raises
-    ------
-    InputError
-        Where the folder cannot be written, or holds a run already.
     """
 
-    def __init__(self, folder: Path | None, name: str, keep: int = 3, resumed: State | None = None) -> None:
-        self.folder = _next_folder(Path("runs"), name) if folder is None else folder
-        self.checkpoints = Checkpoints(self.folder, keep)
-        self.has_begun = resumed is not None
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.metrics = folder, folder / "metrics.jsonl"
+        self.checkpoints = Checkpoints(folder, keep)
+        self.has_begun = True
+
+    def take(self, resumed: State | None) -> None:
+        """Take the folder; ``abandon`` gives it back.
+
+        Parameters
+        ----------
+        resumed:
+            The state that the run goes on from; the folder is that of the run then.
+
+        Raises
+        ------
+        InputError
+            Where the folder cannot be written, or holds a run already.
+        """
         if resumed is not None:
-            lines = [json.dumps(record) + "\n" for record in resumed.history]
-            write_bytes(self.folder / "metrics.jsonl", "".join(lines).encode())
+            self._write(resumed.history)
             return
+        self.has_begun = False
         if self.checkpoints.paths():
             given = f"{self.folder}, which holds a run that has not ended"
             remedy = f"go on with it: distbp train --resume {self.folder}; or choose another folder with --out"
@@ -48,7 +55,7 @@ class Output:
             self.folder.mkdir(parents=True, exist_ok=True)
             found = next((file for file in _FILES if (self.folder / file).exists()), None)
             if found is None:
-                write_bytes(self.folder / "metrics.jsonl", b"")
+                write_bytes(self.metrics, b"")
         except OSError as error:
             given = f"{self.folder} ({error.strerror})"
             raise InputError("a folder that can be written", given, "choose another with --out", "output") from None
@@ -59,19 +66,30 @@ class Output:
     def abandon(self) -> None:
         """Leave nothing of a run that did not begin."""
         if not self.has_begun:
-            (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+            self.metrics.unlink(missing_ok=True)
             if self.is_new:
                 self.folder.rmdir()
 
     def begin(self, n_steps: int, n_epochs: int) -> None:
         self.has_begun = True
+        self.records = [json.loads(line) for line in self.metrics.read_text().splitlines()]
 
     def step(self, step: int) -> None:
         pass
 
     def epoch(self, record: dict[str, Any]) -> None:
-        with (self.folder / "metrics.jsonl").open("a") as file:
+        if record["epoch"] <= len(self.records):  # some are computed again
+            self._write(self.records[: record["epoch"] - 1])
+        self.records.append(record)
+        with self.metrics.open("a") as file:
             file.write(json.dumps(record) + "\n")
+
+    def _write(self, records: list[dict[str, Any]]) -> None:
+        self.records = list(records)
+        write_bytes(self.metrics, "".join(json.dumps(record) + "\n" for record in records).encode())
+
+    def recovered(self, lost: str, step: int, n_workers: int) -> None:
+        pass
 
     def checkpoint(self, state: State, recipe: Recipe, *, is_best: bool) -> None:
         if is_best:
@@ -82,10 +100,6 @@ class Output:
     def end(self) -> None:
         pass
 
-    def stop(self) -> None:
-        """Wait for the last checkpoint."""
-        self.checkpoints.wait()
-
     def finish(self, outcome: Outcome) -> None:
         """Write the model and the result."""
         self.checkpoints.wait()
@@ -93,7 +107,7 @@ class Output:
         write_bytes(self.folder / "result.json", (json.dumps(outcome.summary(), indent=2) + "\n").encode())
 
 
-def _next_folder(parent: Path, name: str) -> Path:
+def next_folder(parent: Path, name: str) -> Path:
     """Return the first of parent/name-1, parent/name-2, ... that does not exist."""
     number = 1
     while (parent / f"{name}-{number}").exists():

@@ -24,7 +24,7 @@ from distbp.engine.group import MachineGroup, machine_identity
 from distbp.engine.machines import Link, MachineExchange, Messages
 from distbp.engine.messages import pack, pack_checkpoint, pack_error, pack_result, unpack, unpack_job
 from distbp.engine.push_pull import ActorPushPull, Desk
-from distbp.errors import DistbpError, TrainingError
+from distbp.errors import DistbpError, LostError, TrainingError
 from distbp.nn import Layout
 from distbp.train import Exchange
 from distbp.train.exchange import PushPull
@@ -87,7 +87,7 @@ class RayWorker:
             end = pack({"error": pack_error(error)})
         except Exception:
             end = pack({"traceback": traceback.format_exc(), "step": self.step})
-        except AbandonedError:
+        except (AbandonedError, LostError):  # the driver finds out who died, and says so
             end = pack({})
         self.asked.put({"kind": "end"})
         return end
@@ -230,6 +230,9 @@ class Recorder:
         self._add_best()
         self._add_checkpoint(state, recipe, is_best=False)
 
+    def recovered(self, lost: str, step: int, n_workers: int) -> None:
+        self._add("recovered", lost, step, n_workers)
+
     def _add_best(self) -> None:
         if self.best is not None:
             self._add_checkpoint(*self.best, is_best=True)
@@ -304,8 +307,8 @@ class ActorGroup(MachineGroup):
             raise AbandonedError from None
         return answer
 
-    def finish(self, error: DistbpError) -> int:
-        return error.exit_status
+    def finish(self, error: DistbpError | None) -> int:
+        return 0 if error is None else error.exit_status
 
 
 class ActorLink(Link):

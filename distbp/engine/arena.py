@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import mmap
 import os
+import select
+import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 
 from distbp.engine.memory import require_room
 from distbp.engine.waiting import wait_until
-from distbp.errors import InputError, TrainingError
+from distbp.errors import InputError, LostError, TrainingError
 from distbp.nn import Layout
 from distbp.nn.vector import ALIGNMENT_BYTES
 from distbp.train.evaluator import TALLY
@@ -86,6 +89,8 @@ def attach(pid: int, handle: int) -> int:
     """Return a file descriptor of the memory that process ``pid`` holds as ``handle``."""
     try:
         return os.open(f"/proc/{pid}/fd/{handle}", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise LostError(f"process {pid} died") from None
     except OSError as error:
         raise InputError(
             "workers of one machine that can share memory",
@@ -96,6 +101,38 @@ def attach(pid: int, handle: int) -> int:
 
 class AbandonedError(BaseException):
     """The run is over elsewhere: nobody will come any more."""
+
+
+class _Deaths:
+    """Notices the deaths of processes at once, by file descriptors that stand for them (Linux)."""
+
+    def __init__(self, pids: Mapping[int, int]) -> None:
+        self.poll, self.handles = select.poll(), {}
+        for worker, pid in pids.items():
+            try:
+                handle = os.pidfd_open(pid)
+            except ProcessLookupError:
+                raise LostError(f"worker {worker} (process {pid}) died") from None
+            self.handles[worker] = handle
+            self.poll.register(handle, select.POLLIN)
+
+    def are_there(self) -> bool:
+        return bool(self.handles) and bool(self.poll.poll(0))
+
+    def seen(self) -> list[int]:
+        """Return the workers that have died."""
+        dead = {handle for handle, _ in self.poll.poll(0)} if self.handles else set()
+        return [worker for worker, handle in self.handles.items() if handle in dead]
+
+    def kill(self, worker: int) -> None:
+        """End a worker that does not answer."""
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.handles[worker], signal.SIGKILL)
+
+    def close(self) -> None:
+        for handle in self.handles.values():
+            os.close(handle)
+        self.handles = {}
 
 
 class Arena:
@@ -109,6 +146,8 @@ class Arena:
         What each worker of the machine is called in messages.
     deadline_s:
         How long to wait for another worker.
+    pids:
+        The processes of the workers of the machine, whose deaths are to be noticed.
     """
 
     def __init__(
@@ -122,17 +161,20 @@ class Arena:
         names: dict[int, str],
         deadline_s: float,
         phases: Phases,
+        pids: Mapping[int, int] | None = None,
     ) -> None:
         self.memory = mmap.mmap(handle, place.n_bytes)
         os.close(handle)
         self.place, self.layout, self.names, self.phases = place, layout, names, phases
         self.deadline_s = deadline_s
         self.is_abandoned = False  # set by another thread to end all waiting
+        self.can_kill = False  # a worker that does not come, since the others can go on without it
         workers = plan.workers(machine)
         self.flags = memoryview(self.memory)[place.flags : place.flags + len(workers) * ALIGNMENT_BYTES].cast("q")
         self.own = (worker - workers.start) * _LINE
         self.others = {(w - workers.start) * _LINE: w for w in workers if w != worker}
         self.notices = [i * _LINE + 1 for i in range(len(workers))]
+        self.deaths = _Deaths({w: pid for w, pid in (pids or {}).items() if w != worker})
         self.count = 0
         self.n_spins = _SPINS if len(workers) <= len(os.sched_getaffinity(0)) else 0
         self.fence = threading.Lock()
@@ -177,15 +219,36 @@ class Arena:
         for _ in range(self.n_spins):
             if flags[place] >= count:
                 return
-        met = wait_until(lambda: flags[place] >= count or self.is_abandoned, deadline_s)
+        met = wait_until(lambda: flags[place] >= count or self._is_over(), deadline_s)
         if self.is_abandoned:
             raise AbandonedError
-        if not met:
-            raise TrainingError(
-                f"expected worker {self.names[worker]} at the end of phase {phase!r} of step {step}; it did not come "
-                f"within {deadline_s:g} s; see whether it is stopped or its machine out of memory, or allow more "
-                "with --deadline"
+        if flags[place] >= count:
+            return
+        where = f"at the end of phase {phase!r} of step {step}"
+        if dead := self.deaths.seen():
+            raise LostError(f"worker {', worker '.join(self.names[w] for w in dead)} died, missed {where}")
+        if self._is_broken():
+            raise LostError(f"a worker of another machine was lost, {where}")
+        if not met and self.can_kill:
+            self.deaths.kill(worker)
+            raise LostError(
+                f"worker {self.names[worker]} did not come within {deadline_s:g} s, {where}, and was killed"
             )
+        raise TrainingError(
+            f"expected worker {self.names[worker]} {where}; it did not come "
+            f"within {deadline_s:g} s; see whether it is stopped or its machine out of memory, or allow more "
+            "with --deadline"
+        )
+
+    def _is_over(self) -> bool:
+        return self.is_abandoned or self.deaths.are_there() or self._is_broken()
+
+    def _is_broken(self) -> bool:
+        return any(self.flags[place + 2] for place in self.others)
+
+    def break_off(self) -> None:
+        """Let the others of this machine wait for this worker no more, since it will not come."""
+        self.flags[self.own + 2] = 1
 
     def say(self, notice: int) -> None:
         """Tell the others something; they see it once all have met."""

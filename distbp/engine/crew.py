@@ -310,6 +310,8 @@ class Listener:
                     self.watcher.step(step)
             elif kind == "epoch":
                 self.watcher.epoch(*values)
+            elif kind == "recovered":
+                self.watcher.recovered(*values)
             elif kind == "checkpoint":
                 state, recipe, is_best = unpack_checkpoint(checkpoint(*values))
                 self.watcher.checkpoint(state, recipe, is_best=is_best)

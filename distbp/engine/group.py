@@ -33,6 +33,7 @@ class MachineGroup(Group):
 
     names: dict[int, str]
     deadline_s: float
+    arena: Arena | None = None
 
     @abstractmethod
     def allgather_text(self, text: str) -> list[str]:
@@ -64,12 +65,14 @@ class MachineGroup(Group):
             if self.worker == first:
                 handle = reserve(place.n_bytes)
         doors = self.allgather_text(f"{os.getpid()} {handle}")
+        pids = {worker: int(doors[worker].split()[0]) for worker in plan.workers(machine)}
         with self.agreement():  # nobody goes on, and the first worker lets go, before all are in
             if self.worker != first:
                 pid, theirs = doors[first].split()
                 handle = attach(int(pid), int(theirs))
-        arena = Arena(handle, place, layout, plan, self.worker, machine, self.names, self.deadline_s, phases)
-        return MachineExchange(plan, self.worker, arena, self.link(), phases)
+        self.arena = Arena(handle, place, layout, plan, self.worker, machine, self.names, self.deadline_s, phases, pids)
+        self.arena.can_kill = self.can_recover
+        return MachineExchange(plan, self.worker, self.arena, self.link(), phases)
 
 
 def _of_one(where: str, worker: str) -> str:

@@ -25,8 +25,8 @@ class LocalGroup(Group):
     def private_bytes(self) -> int:
         return private_bytes()
 
-    def finish(self, error: DistbpError) -> int:
-        return error.exit_status
+    def finish(self, error: DistbpError | None) -> int:
+        return 0 if error is None else error.exit_status
 
     def first_error(self, error: DistbpError | None) -> DistbpError | None:
         return error

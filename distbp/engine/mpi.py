@@ -5,10 +5,13 @@ mpi4py's buffer calls only: no object is pickled.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 import traceback
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,10 +22,11 @@ from distbp.engine.group import MachineGroup, machine_identity
 from distbp.engine.machines import Link, Messages
 from distbp.engine.mpirun import INSTALL, STATUS_VARIABLE, is_launched
 from distbp.engine.waiting import wait_until
-from distbp.errors import DistbpError, InputError, TrainingError
+from distbp.errors import DistbpError, InputError, LostError, TrainingError
 
 _START_DEADLINES = 10  # before training, workers read data: they may take that many deadlines
 _SPINS = 200
+_ULFM_VARIABLE = "OMPI_MCA_mpi_ft_enable"  # set by mpirun --with-ft ulfm
 
 
 def import_mpi(*, initialize: bool = True) -> Any:
@@ -59,31 +63,90 @@ class MpiGroup(MachineGroup):
     """
 
     name = "mpi"
+    no_recovery = "the others can go on only under mpirun --with-ft ulfm; start it so"
 
     def __init__(self, machines: tuple[int, ...] | None = None, deadline_s: float = 60.0) -> None:
         super().__init__()
         self.MPI = MPI = import_mpi()
         self.deadline_s = deadline_s
+        self.failures = (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED)
+        self.has_ulfm = os.environ.get(_ULFM_VARIABLE) == "1"
         self.comm = MPI.COMM_WORLD
         self.worker = self.comm.Get_rank()
         self.host = MPI.Get_processor_name()
         sys.excepthook = self._end_all
-        identities = self.allgather_text(machine_identity())
+        self.identity, n_ranks = machine_identity(), self.comm.Get_size()
         if machines is not None:
-            if sum(machines) != len(identities) or min(machines) < 1:
-                given, ranks = "+".join(map(str, machines)), len(identities)
-                raise InputError(f"machines of {ranks} workers in all", given, "let them add up", "machines")
-            identities = [str(m) for m, n in enumerate(machines) for _ in range(n)]
+            if sum(machines) != n_ranks or min(machines) < 1:
+                given = "+".join(map(str, machines))
+                raise InputError(f"machines of {n_ranks} workers in all", given, "let them add up", "machines")
+            self.identity = [str(m) for m, n in enumerate(machines) for _ in range(n)][self.worker]
+        self._number()
+
+    def _number(self) -> None:
+        """Number the ranks of ``comm`` so that those of one machine are neighbours."""
+        self.worker = self.comm.Get_rank()
+        identities = self.allgather_text(self.identity)
         names = list(dict.fromkeys(identities))
         self.machines = tuple(identities.count(name) for name in names)
-        machine = names.index(identities[self.worker])
-        self.comm = self.comm.Split(0, machine * len(identities) + self.worker)
-        self.worker = self.comm.Get_rank()
+        order = sorted(range(len(identities)), key=lambda rank: names.index(identities[rank]))
+        if order != list(range(len(order))):
+            with self.losses():
+                self.comm = self.comm.Split(0, order.index(self.worker))
+            self.worker = self.comm.Get_rank()
         hosts = self.allgather_text(f"{self.host}, process {os.getpid()}")
         self.names = {worker: f"{worker} (machine {host})" for worker, host in enumerate(hosts)}
 
+    @property
+    def can_recover(self) -> bool:  # type: ignore[override]
+        return self.has_ulfm and self.n_workers > 1
+
+    def recover(self, moments: Collection[int]) -> int:
+        if self.arena is not None:
+            self.arena.break_off()
+            self.arena.deaths.close()
+        while True:
+            self.comm.Revoke()
+            self.comm = self.comm.Shrink()
+            with suppress(LostError):  # another one, meanwhile
+                self._number()
+                given = [set(json.loads(text)) for text in self.allgather_text(json.dumps(sorted(moments)))]
+                return max(set.intersection(*given), default=0)
+
+    def conclude(self, act: Callable[[], None]) -> None:
+        while True:
+            try:
+                return super().conclude(act)
+            except LostError as lost:
+                if not self.has_ulfm:
+                    raise TrainingError(f"expected all workers to go on; {lost}, and {self.no_recovery}") from None
+                self.recover(())
+
+    @contextmanager
+    def losses(self) -> Iterator[None]:
+        """Raise LostError where MPI says that a process has failed."""
+        try:
+            yield
+        except self.MPI.Exception as error:
+            if not self._is_loss(error):
+                raise
+            raise LostError("a worker died, missed by MPI") from None
+
+    def _is_loss(self, error: Exception) -> bool:
+        kind = error.Get_error_class()  # type: ignore[attr-defined]
+        if kind == self.MPI.ERR_IN_STATUS:  # of one of several requests
+            return self.has_ulfm and bool(self.comm.Is_revoked() or self.comm.Get_failed().Get_size())
+        return kind in self.failures
+
+    def first(self, text: str) -> str:
+        return self.allgather_text(text)[0]
+
     def allgather_text(self, text: str) -> list[str]:
         """Return the texts of all workers."""
+        with self.losses():
+            return self._allgather_text(text)
+
+    def _allgather_text(self, text: str) -> list[str]:
         data = np.frombuffer(text.encode(), np.uint8)
         sizes = np.empty(self.comm.Get_size(), np.int64)
         what, deadline_s = "the other workers at the start", self.deadline_s * _START_DEADLINES
@@ -96,6 +159,17 @@ class MpiGroup(MachineGroup):
     def wait(self, requests: list[Any], what: str, deadline_s: float | None = None) -> None:
         """Return when all MPI ``requests`` are done; raise TrainingError at the deadline."""
         deadline_s = self.deadline_s if deadline_s is None else deadline_s
+        try:
+            self._wait(requests, what, deadline_s)
+        except self.MPI.Exception as error:
+            if self._is_loss(error):  # the buffers of the others are in use until these are done, too
+                self.comm.Revoke()
+                for request in requests:
+                    with suppress(self.MPI.Exception):
+                        request.Wait()
+            raise
+
+    def _wait(self, requests: list[Any], what: str, deadline_s: float) -> None:
         for _ in range(_SPINS):
             if self.MPI.Request.Testall(requests):
                 return
@@ -108,18 +182,17 @@ class MpiGroup(MachineGroup):
     def link(self) -> Link:
         return MpiLink(self)
 
-    def finish(self, error: DistbpError) -> int:
-        """Return the status to exit with after an error that all workers raise; all of them must call it.
-
-        Under ``launch`` the status goes through a file, since mpirun would comment on it.
-        """
-        self.allgather_text("said")  # worker 0 has written its message
+    def finish(self, error: DistbpError | None) -> int:
+        # Under ``launch`` the status goes through a file: mpirun would comment on it, and loses it where a rank died.
+        status = 0 if error is None else error.exit_status
         file = os.environ.get(STATUS_VARIABLE)
-        if file is None:
-            return error.exit_status
-        if self.worker == 0:
-            Path(file).write_text(str(error.exit_status))
-        return 0
+
+        def leave() -> None:
+            if file is not None:
+                Path(file).write_text(str(status))
+
+        self.conclude(leave)  # worker 0 has written its message
+        return status if file is None else 0
 
     def _end_all(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         """End all ranks when an exception ends this one, after its traceback; stands in for sys.excepthook."""
@@ -147,9 +220,10 @@ class MpiLink(Link):
 
     def round(self, sends: Messages, receives: Messages, what: str, patience: float = 1.0) -> None:
         comm = self.group.comm
-        requests = [comm.Irecv(array, source) for source, array in receives]
-        requests += [comm.Isend(array, to) for to, array in sends]
-        self.group.wait(requests, what, patience * self.group.deadline_s)
+        with self.group.losses():
+            requests = [comm.Irecv(array, source) for source, array in receives]
+            requests += [comm.Isend(array, to) for to, array in sends]
+            self.group.wait(requests, what, patience * self.group.deadline_s)
 
     def step_done(self, step: int) -> None:
         pass

@@ -20,6 +20,7 @@ STATUS_VARIABLE = "DISTBP_STATUS_FILE"
 _TERMINAL_VARIABLE = "DISTBP_TERMINAL"
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _PR_SET_PDEATHSIG = 1
+_ALL_LOST = 3  # no rank has come to the end, whatever mpirun says
 
 
 def is_launched() -> bool:
@@ -53,6 +54,8 @@ def launch(command: list[str], n_workers: int, blas_threads: int) -> int:
     if "Open MPI" in version or "OpenRTE" in version:
         # Ranks bound to one core by default would share it; more ranks than cores are for tests.
         options += ["--bind-to", "none", "--oversubscribe"]
+        if "Open MPI) 5" in version:
+            options += ["--with-ft", "ulfm"]
         if os.geteuid() == 0:  # as in containers
             environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     if sys.stdout.isatty():
@@ -82,7 +85,9 @@ def launch(command: list[str], n_workers: int, blas_threads: int) -> int:
     os.close(status)
     if caught:
         return 128 + caught[0]
-    return int(said) if said else code if code >= 0 else 128 - code
+    if said:
+        return int(said)
+    return code if code > 0 else 128 - code if code < 0 else _ALL_LOST
 
 
 def _end_with_parent() -> None:

@@ -99,8 +99,8 @@ class RayEngine(Engine):
     def first_error(self, error: DistbpError | None) -> DistbpError | None:
         return error
 
-    def finish(self, error: DistbpError) -> int:
-        return error.exit_status
+    def finish(self, error: DistbpError | None) -> int:
+        return 0 if error is None else error.exit_status
 
     def close(self) -> None:
         if self.started_it:

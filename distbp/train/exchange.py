@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -137,8 +137,8 @@ class Engine(ABC):
         """Return the error of the first process that has one, the same on all that call this."""
 
     @abstractmethod
-    def finish(self, error: DistbpError) -> int:
-        """Return the status to exit with after an ``error`` that all workers raise; all of them must call it."""
+    def finish(self, error: DistbpError | None) -> int:
+        """Return the status to exit with, after an ``error`` that all workers raise or none; all must call it."""
 
     @contextmanager
     def agreement(self) -> Iterator[None]:
@@ -152,6 +152,16 @@ class Engine(ABC):
         if first is not None:
             first.agreed = True
             raise first
+
+    def first(self, text: str) -> str:
+        """Return what the first process gives as ``text``."""
+        return text
+
+    def conclude(self, act: Callable[[], None]) -> None:
+        """Let the first process ``act`` after a job; where it is lost before all know that, the next one does."""
+        with self.agreement():
+            if self.worker == 0:
+                act()
 
     @abstractmethod
     def perform(self, job: Job[T], watcher: Watcher | None = None) -> T:
@@ -180,6 +190,9 @@ class Watcher(Protocol):
 
     def epoch(self, record: dict[str, Any]) -> None:
         """An epoch is done; ``record`` is its line in metrics.jsonl."""
+
+    def recovered(self, lost: str, step: int, n_workers: int) -> None:
+        """Training goes on with ``n_workers`` from ``step`` on, without the workers that ``lost`` tells of."""
 
     def checkpoint(self, state: State, recipe: Recipe, *, is_best: bool) -> None:
         """Here is the state of a run of ``recipe``, to be kept; ``is_best``: with the best validation metric so far."""
@@ -214,6 +227,10 @@ class Group(Engine):
 
     machines: tuple[int, ...]
     has_server = False
+    can_recover = False
+    """Whether the others can go on when a worker is lost."""
+    no_recovery = "the others cannot go on without it"
+    """Why not, for a message."""
 
     @property
     def n_workers(self) -> int:
@@ -232,6 +249,10 @@ class Group(Engine):
         InputError
             Where there is no room for it.
         """
+
+    def recover(self, moments: Collection[int]) -> int:
+        """Leave out the workers that are lost; return the highest of ``moments`` that all of those left have given."""
+        raise NotImplementedError
 
     def push_pull(self, exchange: Exchange) -> PushPull:
         """Return the way to the parameter server; only for groups that have one."""

@@ -170,7 +170,7 @@ class Run:
             phases=self.phases,
         )
         self.n_copies = 0
-        self.start, self.seconds = 0, 0.0
+        self.start, self.seconds, self.began = 0, 0.0, time.perf_counter()
         self.history: list[dict[str, Any]] = []
         if state is not None:
             self._go_on_from(state)
@@ -239,15 +239,17 @@ class Run:
                 if watcher:
                     watcher.step(step)
                 if notice != NOTHING:
-                    self._keep(step + 1, watcher, is_best=False)
+                    self._keep(2 * step + 2, watcher, is_best=False)
                     if notice == STOP:
                         self._stop(step + 1)
+                elif (step + 1) % self.pace.protection.copy_steps == 0 and self.group.can_recover:
+                    self.copy(2 * step + 2)
             self.history.append(self._record(epoch, time.perf_counter() - self.began))
             if watcher:
                 watcher.epoch(self.history[-1])
             if stopper.is_best(self.history[-1]):
                 self.coordinator.keep()
-                self._keep(first + self.partition.epoch_steps, watcher, is_best=True)
+                self._keep(2 * (first + self.partition.epoch_steps) + 1, watcher, is_best=True)
             self.phases.last = time.perf_counter()
         self.group.brake.is_manned = False
         if self.recipe.early_stopping:
@@ -255,9 +257,11 @@ class Run:
             self.exchange.spread(self.n_steps)
         return self.history
 
-    def copy(self, step: int) -> Copy:
-        """Copy this worker's part of the state after ``step`` steps; the copy is whole once all have done so."""
+    def copy(self, moment: int) -> Copy | None:
+        """Copy this worker's part of the state at this ``moment``; the copy is whole once all have done so."""
         exchange = self.exchange
+        if not exchange.copies:
+            return None
         copy = exchange.copies[self.n_copies % len(exchange.copies)]
         self.n_copies += 1
         copy.begin()
@@ -268,18 +272,24 @@ class Run:
                 copy.vectors[name][self.coordinator.bounds] = vector
         copy.tally[shards.start : shards.stop] = self.worker.tallies()
         exchange.complete(copy)
-        copy.end(step)
+        copy.end(moment)
         return copy
 
-    def _keep(self, step: int, watcher: Watcher | None, *, is_best: bool) -> None:
-        """Let the watcher have a checkpoint of the state after ``step`` steps."""
-        if not self.exchange.copies:
+    def _keep(self, moment: int, watcher: Watcher | None, *, is_best: bool) -> None:
+        """Let the watcher have a checkpoint of the state at this ``moment``."""
+        copy = self.copy(moment)
+        if copy is None:
             return
-        copy = self.copy(step)
         self.exchange.barrier()
         if watcher:
-            state = copy.state(self.history, time.perf_counter() - self.began)
-            watcher.checkpoint(state, self.recipe, is_best=is_best)
+            watcher.checkpoint(self._state(copy).detached(), self.recipe, is_best=is_best)
+
+    def _state(self, copy: Copy) -> State:
+        return copy.state(self.history, time.perf_counter() - self.began)
+
+    def states(self) -> dict[int, State]:
+        """Return the states that there are whole copies of, by their moments."""
+        return {copy.moment: self._state(copy) for copy in self.exchange.copies if copy.moment}
 
     def _stop(self, step: int) -> None:
         signal = self.group.brake.signal

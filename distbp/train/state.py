@@ -43,6 +43,17 @@ class State:
     history: list[dict[str, Any]]
     seconds: float
 
+    def detached(self) -> State:
+        """Return the same in memory of its own."""
+        vectors = {name: vector.copy() for name, vector in self.vectors.items()}
+        return State(self.step, vectors, self.tally.copy(), self.history, self.seconds)
+
+    @property
+    def moment(self) -> int:
+        """Twice the steps, and one more where the record of the epoch that they end is made."""
+        has_record = bool(self.history) and self.history[-1]["step"] == self.step
+        return 2 * self.step + has_record
+
 
 class Copy:
     """A place that the workers of one machine copy the state into, each its part.
@@ -52,7 +63,7 @@ class Copy:
     vectors, tally:
         As of ``State``.
     marks:
-        For each worker of the machine the number of steps that its part is of; 0 where there is none.
+        For each worker of the machine the moment (as of ``State``) that its part is of; 0 where there is none.
     own:
         The place of this worker among them.
     """
@@ -64,20 +75,20 @@ class Copy:
         """Say that this worker's part is not to be used."""
         self.marks[self.own] = 0
 
-    def end(self, step: int) -> None:
-        """Say that this worker's part is of ``step`` steps."""
-        self.marks[self.own] = step
+    def end(self, moment: int) -> None:
+        """Say that this worker's part is whole, and of which moment."""
+        self.marks[self.own] = moment
 
     @property
-    def step(self) -> int:
-        """The number of steps that the copy is of; 0 where it is not whole."""
+    def moment(self) -> int:
+        """The moment that the copy is of; 0 where it is not whole."""
         first = int(self.marks[0])
         return first if np.all(self.marks == first) else 0
 
     def state(self, history: list[dict[str, Any]], seconds: float) -> State:
-        """Return the state that was copied, in memory of its own."""
-        vectors = {name: vector.copy() for name, vector in self.vectors.items()}
-        return State(self.step, vectors, self.tally.copy(), list(history), seconds)
+        """Return the state that was copied, in the copy's own memory; ``history`` may be longer."""
+        history = [record for record in history if 2 * record["step"] + 1 <= self.moment]
+        return State(self.moment // 2, self.vectors, self.tally, history, seconds)
 
 
 def new_copy(names: Sequence[str], n_elements: int, n_shards: int, dtype: np.dtype[Any]) -> Copy:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distbp.data import Dataset, load, split
-from distbp.errors import InputError
+from distbp.errors import InputError, LostError, TrainingError
 from distbp.train.exchange import Group, Watcher
 from distbp.train.pace import Protection
 from distbp.train.recipe import Recipe
@@ -41,9 +41,26 @@ class Training:
         return self.protection is not None and self.recipe.is_synchronous
 
     def perform(self, group: Group, watcher: Watcher | None) -> Outcome:
-        with group.agreement():
-            dataset = self.rows()
-        return Run(self.recipe, dataset, group, self.protection, self.state).train(watcher)
+        state, run, dataset = self.state, None, None
+        while True:
+            try:
+                if dataset is None:
+                    with group.agreement():
+                        dataset = self.rows()
+                run = Run(self.recipe, dataset, group, self.protection, state)
+                return run.train(watcher)
+            except LostError as lost:
+                if not (group.can_recover and self.is_protected):
+                    raise TrainingError(f"expected all workers to go on; {lost}, and {group.no_recovery}") from None
+                states = {} if run is None else run.states()
+                moment = group.recover({*states, self._moment(state)})
+                state = states.get(moment, state)
+                if watcher and group.worker == 0:
+                    watcher.recovered(str(lost), state.step if state else 0, group.n_workers)
+
+    @staticmethod
+    def _moment(state: State | None) -> int:
+        return 0 if state is None else state.moment
 
     def rows(self) -> Dataset:
         """Return the rows, with the validation part that the recipe asks for."""
