@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from distbp.data import Dataset, Rows
-from distbp.engine import DEADLINE_S, connect
+from distbp.engine import connect
 from distbp.errors import InputError
 from distbp.nn import Layer, Sequential
 from distbp.train import Model, Outcome, Recipe, Training, Watcher
@@ -58,7 +58,7 @@ class Trainer:
         *,
         engine: str = "auto",
         workers: int | None = None,
-        deadline_s: float = DEADLINE_S,
+        deadline_s: float | None = None,
         address: str | None = None,
         cpus_per_worker: float = 1.0,
         **recipe: Any,

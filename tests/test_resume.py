@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import signal
 import time
 
@@ -11,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import our_processes
-from tests_support import RECIPE, compare, distbp, finish, result, start
+from tests_support import RECIPE, compare, distbp, finish, metrics, result, start
 
 pytestmark = pytest.mark.timeout(180)
 LONG = RECIPE.replace("epochs: 3", "epochs: 150")
@@ -30,12 +29,6 @@ def calm(recipe, tmp_path_factory):
     out = tmp_path_factory.mktemp("calm") / "run"
     distbp("train", recipe, "--engine", "local", "--out", out)
     return out
-
-
-def metrics(folder):
-    """Return the lines of metrics.jsonl without the times."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "examples_per_second")} for line in lines]
 
 
 def kill_in_the_middle(process, folder, n_checkpoints):

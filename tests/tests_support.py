@@ -55,6 +55,12 @@ def result(folder: Path) -> dict[str, object]:
     return json.loads((folder / "result.json").read_text())
 
 
+def metrics(folder: Path) -> list[dict[str, object]]:
+    """Return the lines of metrics.jsonl of a run, without the times."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "examples_per_second")} for line in lines]
+
+
 def compare(found: dict[str, object], expected: dict[str, object]) -> None:
     """Assert that two runs gave the same bits."""
     for key in ("weights_sha256", "train", "validation", "test", "steps"):

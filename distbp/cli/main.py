@@ -25,13 +25,14 @@ from distbp.cli.progress import ProgressDisplay
 from distbp.cli.recipe_file import read_recipe
 from distbp.data import Dataset, load, name_of
 from distbp.data.sources import read_npy
-from distbp.engine import CALLS, DEADLINE_S, ENGINES, choose, connect
+from distbp.engine import CALLS, ENGINES, choose, connect
 from distbp.engine.mpi import import_mpi
 from distbp.engine.mpirun import has_terminal, is_first_rank, is_launched, launch
 from distbp.errors import DistbpError, InputError, LostError, StoppedError, TrainingError
 from distbp.train import Engine, Model, Outcome, Recipe, Training
 from distbp.train.benchmark import Benchmark
 from distbp.train.checkpoint import Checkpoints
+from distbp.train.fault import Fault
 from distbp.train.files import write_bytes
 from distbp.train.pace import Brake, Protection
 from distbp.train.state import State
@@ -46,7 +47,12 @@ EngineName = Annotated[
 ]
 Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; outside mpirun, mpirun is started.")]
 Machines = Annotated[str | None, typer.Option(help="For tests: treat the workers as on several machines, as in 3+1.")]
-Deadline = Annotated[float, typer.Option(min=0.001, help="Seconds to wait for another worker, or for the cluster.")]
+Deadline = Annotated[
+    float | None,
+    typer.Option(
+        min=0.001, help="Seconds to wait for a worker that does not get on (10; on Ray 60), or for room in the cluster."
+    ),
+]
 Address = Annotated[str | None, typer.Option(help="HOST:PORT of a Ray cluster; by default RAY_ADDRESS.")]
 Cpus = Annotated[float, typer.Option(min=0.0, help="CPUs that Ray sets aside for each worker.")]
 Calls = Annotated[str, typer.Option(help=f"How Ray calls workers: {', '.join(CALLS)}.")]
@@ -75,7 +81,7 @@ def train(
         typer.Option(help="Ray: read the rows here, and send each worker its own."),
     ] = False,
     machines: Machines = None,
-    deadline: Deadline = DEADLINE_S,
+    deadline: Deadline = None,
     address: Address = None,
     cpus_per_worker: Cpus = 1.0,
     calls: Calls = "auto",
@@ -85,6 +91,9 @@ def train(
     keep: Annotated[int, typer.Option(min=1, help="How many of the newest checkpoints stay.")] = 3,
     max_time: Annotated[
         float | None, typer.Option(min=0.0, help="Write a checkpoint and stop after so many minutes of training.")
+    ] = None,
+    fault: Annotated[
+        str | None, typer.Option(help="For tests: lose a worker on purpose, as in kill:update:17:2.")
     ] = None,
 ) -> None:
     """Train a network as a recipe says; without one, train `digits`.
@@ -100,7 +109,9 @@ def train(
 
     sizes = _machine_sizes(machines, workers)
     _launch_if_needed(engine, workers, address, lambda: begin()[0])
-    protection = Protection(checkpoint_steps, checkpoint_minutes, max_time)
+    if fault is not None:
+        Fault.parse(fault)
+    protection = Protection(checkpoint_steps, checkpoint_minutes, max_time, fault=fault)
     with _engine(engine, workers, sizes, deadline, address, cpus_per_worker, calls) as connected:
         with connected.agreement():
             recipe, state = begin()
@@ -274,7 +285,7 @@ def bench(
     steps: Annotated[int, typer.Option(min=1, help="Steps to time.")] = 200,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     machines: Machines = None,
-    deadline: Deadline = DEADLINE_S,
+    deadline: Deadline = None,
     address: Address = None,
     cpus_per_worker: Cpus = 1.0,
     calls: Calls = "auto",

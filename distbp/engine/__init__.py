@@ -14,7 +14,8 @@ from distbp.train import Engine
 ENGINES = ("auto", "local", "mpi", "ray")
 """auto: mpi where an MPI launcher started this process, ray where an address of a cluster is known, else local."""
 
-DEADLINE_S = 60.0
+DEADLINES_S = {"local": 0.0, "mpi": 10.0, "ray": 60.0}
+"""How long to wait for another worker, by default."""
 
 
 def choose(engine: str, address: str | None = None) -> str:
@@ -39,7 +40,7 @@ def connect(
     engine: str = "auto",
     workers: int | None = None,
     machines: tuple[int, ...] | None = None,
-    deadline_s: float = DEADLINE_S,
+    deadline_s: float | None = None,
     address: str | None = None,
     cpus_per_worker: float = 1.0,
     calls: str = "auto",
@@ -55,7 +56,8 @@ def connect(
     machines:
         For tests: treat the workers as if they ran on machines with that many each.
     deadline_s:
-        How long to wait for another worker, and for the resources of a Ray cluster.
+        How long to wait for another worker that does not get on, and for the resources of a Ray cluster; by default
+        as ``DEADLINES_S`` has it.
     address, cpus_per_worker, calls:
         As for ``distbp.engine.ray.RayEngine``.
 
@@ -65,6 +67,7 @@ def connect(
         Where the engine does not exist, is not installed or not to be reached, or the workers were not started.
     """
     engine = choose(engine, address)
+    deadline_s = DEADLINES_S[engine] if deadline_s is None else deadline_s
     if engine == "ray":
         return RayEngine(workers or 1, machines, deadline_s, address, cpus_per_worker, calls)
     group = MpiGroup(machines, deadline_s) if engine == "mpi" else LocalGroup()
@@ -74,4 +77,4 @@ def connect(
     return group
 
 
-__all__ = ["CALLS", "DEADLINE_S", "ENGINES", "choose", "connect"]
+__all__ = ["CALLS", "DEADLINES_S", "ENGINES", "choose", "connect"]

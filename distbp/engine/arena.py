@@ -175,6 +175,7 @@ class Arena:
         self.others = {(w - workers.start) * _LINE: w for w in workers if w != worker}
         self.notices = [i * _LINE + 1 for i in range(len(workers))]
         self.deaths = _Deaths({w: pid for w, pid in (pids or {}).items() if w != worker})
+        phases.beat = self.flags[self.own + 3 : self.own + 4]
         self.count = 0
         self.n_spins = _SPINS if len(workers) <= len(os.sched_getaffinity(0)) else 0
         self.fence = threading.Lock()
@@ -219,7 +220,10 @@ class Arena:
         for _ in range(self.n_spins):
             if flags[place] >= count:
                 return
-        met = wait_until(lambda: flags[place] >= count or self._is_over(), deadline_s)
+        met, beats = False, -1
+        while not met and beats != flags[place + 3]:  # as long as it gets on, it may take its time
+            beats = flags[place + 3]
+            met = wait_until(lambda: flags[place] >= count or self._is_over(), deadline_s)
         if self.is_abandoned:
             raise AbandonedError
         if flags[place] >= count:

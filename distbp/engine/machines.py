@@ -21,7 +21,7 @@ from distbp.train.plan import Plan
 from distbp.train.state import WEIGHTS, Copy
 from distbp.train.tree import SumProgram
 
-_PATIENCE = 10.0  # workers may take that many deadlines to read data and to evaluate
+_PATIENCE = 10.0  # workers of other machines may take that many deadlines to evaluate
 
 Messages = Sequence[tuple[int, np.ndarray]]
 """Arrays to send to workers, or to receive from them."""
@@ -186,11 +186,11 @@ class MachineExchange(Exchange):
             width = columns.stop - columns.start
             table = self.arena.table[: self.plan.n_shards * width].reshape(-1, width)
             table[shards.start : shards.stop] = values[:, columns]
-            self.arena.meet(self.step, "evaluation", _PATIENCE)
+            self.arena.meet(self.step, "evaluation")
             if self.others:
                 what = f"the sums of the other machines after step {self.step}"
                 self.link.round(*self._between_leaders(table, of_machines), what, _PATIENCE)
-                self.arena.meet(self.step, "evaluation", _PATIENCE)
+                self.arena.meet(self.step, "evaluation", _PATIENCE)  # for what comes from other machines
             everything[:, columns] = table
             self.arena.meet(self.step, "evaluation")  # nobody writes before all have read
         return everything

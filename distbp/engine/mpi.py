@@ -24,8 +24,9 @@ from distbp.engine.mpirun import INSTALL, STATUS_VARIABLE, is_launched
 from distbp.engine.waiting import wait_until
 from distbp.errors import DistbpError, InputError, LostError, TrainingError
 
-_START_DEADLINES = 10  # before training, workers read data: they may take that many deadlines
+_START_DEADLINES = 60  # before training, workers read data: they may take that many deadlines
 _SPINS = 200
+_STEPS_LATE = 5  # a deadline between machines is at least that many times the longest step of this worker
 _ULFM_VARIABLE = "OMPI_MCA_mpi_ft_enable"  # set by mpirun --with-ft ulfm
 
 
@@ -65,7 +66,7 @@ class MpiGroup(MachineGroup):
     name = "mpi"
     no_recovery = "the others can go on only under mpirun --with-ft ulfm; start it so"
 
-    def __init__(self, machines: tuple[int, ...] | None = None, deadline_s: float = 60.0) -> None:
+    def __init__(self, machines: tuple[int, ...] | None = None, deadline_s: float = 10.0) -> None:
         super().__init__()
         self.MPI = MPI = import_mpi()
         self.deadline_s = deadline_s
@@ -217,13 +218,17 @@ class MpiLink(Link):
 
     def __init__(self, group: MpiGroup) -> None:
         self.group = group
+        self.ended, self.longest_s = time.monotonic(), 0.0
 
     def round(self, sends: Messages, receives: Messages, what: str, patience: float = 1.0) -> None:
         comm = self.group.comm
+        self.longest_s = max(self.longest_s, time.monotonic() - self.ended)  # what the others may take as well
+        deadline_s = max(patience * self.group.deadline_s, _STEPS_LATE * self.longest_s)
         with self.group.losses():
             requests = [comm.Irecv(array, source) for source, array in receives]
             requests += [comm.Isend(array, to) for to, array in sends]
-            self.group.wait(requests, what, patience * self.group.deadline_s)
+            self.group.wait(requests, what, deadline_s)
+        self.ended = time.monotonic()
 
     def step_done(self, step: int) -> None:
         pass

@@ -117,17 +117,19 @@ class Checkpoints:
 
         ``state`` must not change any more. Raises InputError where an earlier one could not be written.
         """
+        self._begin({"newest": (state, recipe)})
+        self._raise()
+
+    def _begin(self, due: dict[str, tuple[State, Recipe]]) -> threading.Thread | None:
+        """Have these checkpoints written, and the best one if there is a new one; return the thread that does it."""
         with self.lock:
-            self.due["newest"] = (state, recipe)
+            self.due |= due
             if self.best is not None:
                 self.due["best"], self.best = self.best, None
-            is_idle = self.thread is None
-            if is_idle:
+            if self.due and self.thread is None:
                 self.thread = threading.Thread(target=self._write_due, name="checkpoint")
-        if is_idle:
-            assert self.thread is not None
-            self.thread.start()
-        self._raise()
+                self.thread.start()
+            return self.thread
 
     def remember(self, state: State, recipe: Recipe) -> None:
         """Take the state with the best metric so far; it is written with the next checkpoint."""
@@ -158,10 +160,9 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Return when all is written; raise InputError where it could not be."""
-        if self.best is not None and self.folder.exists():
-            self.due["best"] = self.best
-            self._write_due()
-        thread = self.thread
+        if not self.paths():
+            self.best = None  # a run without other checkpoints needs none of its best
+        thread = self._begin({})
         if thread is not None:
             thread.join()
         self._raise()

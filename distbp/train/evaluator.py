@@ -8,6 +8,7 @@ import numpy as np
 
 from distbp.data.shard import Shard
 from distbp.nn import Loss, Sequential
+from distbp.train.phases import Phases
 
 TALLY = ("loss", "rows", "correct")
 """What is summed over rows, in this order; metrics are made of the total."""
@@ -38,8 +39,10 @@ class Evaluator:
         Buffers for the features and targets of at least ``evaluation_rows(row_limit)`` and ``at_least`` rows.
     """
 
-    def __init__(self, network: Sequential, loss: Loss, row_limit: int | None, *, at_least: int = 0) -> None:
-        self.network, self.loss = network, loss
+    def __init__(
+        self, network: Sequential, loss: Loss, row_limit: int | None, *, at_least: int = 0, phases: Phases | None = None
+    ) -> None:
+        self.network, self.loss, self.phases = network, loss, phases or Phases()
         self.n_rows = evaluation_rows(row_limit)
         n_rows = max(self.n_rows, at_least)
         loss.allocate(n_rows, network.output_shape[0], network.layout.dtype)
@@ -56,4 +59,5 @@ class Evaluator:
             rows.gather(places, x, t)
             z = self.network.logits(x)
             tally += (self.loss.forward(z, t), len(places), self.loss.correct(z, t))
+            self.phases.lap("forward")
         return tally

@@ -21,12 +21,15 @@ class Protection:
         How long a run may train before it writes a checkpoint and stops.
     copy_steps:
         How often the workers copy the state in memory, to go on from where one of them is lost.
+    fault:
+        A fault on purpose, as ``Fault.parse`` has it; for tests.
     """
 
     checkpoint_steps: int | None = None
     checkpoint_minutes: float | None = None
     max_minutes: float | None = None
     copy_steps: int = 16
+    fault: str | None = None
 
 
 class Brake:

@@ -8,9 +8,16 @@ PHASES = ("forward", "backward", "exchange", "update", "waiting")
 
 
 class Phases:
-    """A stop watch: ``lap(phase)`` books the time since the last lap on ``phase``."""
+    """A stop watch: ``lap(phase)`` books the time since the last lap on ``phase``.
+
+    Attributes
+    ----------
+    beat:
+        A cell that counts laps, in which others can see that this worker is not stuck.
+    """
 
     def __init__(self) -> None:
+        self.beat: memoryview = memoryview(bytearray(8)).cast("q")
         self.reset()
 
     def reset(self) -> None:
@@ -23,3 +30,4 @@ class Phases:
         now = time.perf_counter()
         self.seconds[phase] += now - self.last
         self.last = now
+        self.beat[0] += 1

@@ -18,6 +18,7 @@ from distbp.train.asynchronous import ParameterServer, work
 from distbp.train.coordinator import Coordinator
 from distbp.train.evaluator import metrics
 from distbp.train.exchange import Group, Watcher, watched
+from distbp.train.fault import Fault
 from distbp.train.model import Model, make_shard
 from distbp.train.pace import BAD, NOTHING, STOP, Pace, Protection
 from distbp.train.phases import Phases
@@ -130,7 +131,9 @@ class Run:
         copied = vector_names(recipe) if protection is not None and recipe.is_synchronous else []
         with group.agreement():
             self.exchange = group.exchange(self.plan, layout, self.phases, copied)
-        self.pace = Pace(protection or Protection(), group.brake, leads=group.worker == 0)
+        self.protection = protection or Protection()
+        self.pace = Pace(self.protection, group.brake, leads=group.worker == 0)
+        self.fault = Fault.parse(self.protection.fault) if self.protection.fault else None
         with threadpool_limits(recipe.blas_threads, "blas"):
             self.scaling = self._fit_scaling(shards["train"], len(dataset.train))
             for part in shards.values():
@@ -195,7 +198,9 @@ class Run:
 
     def step(self, step: int) -> int:
         """Do one step: rows -> worker -> partials -> tree -> coordinator -> weights; return the notice."""
+        self._pass("forward", step)
         bad_shard = self.worker.compute(step)
+        self._pass("exchange", step)
         notice = self.exchange.gather(step, BAD + bad_shard if bad_shard >= 0 else self.pace.due(step))
         if notice >= BAD:
             error = TrainingError(
@@ -204,13 +209,19 @@ class Run:
             )
             error.agreed = True
             raise error
+        self._pass("update", step)
         count = self.partition.count(step % self.partition.epoch_steps)
         if self.recipe.clip_norm is not None:
             self.coordinator.measure(count)
             self.exchange.gather_norms(step)
         self.coordinator.update(step, self.learning_rate(step), count)
+        self._pass("commit", step)
         self.exchange.spread(step)
         return notice
+
+    def _pass(self, phase: str, step: int) -> None:
+        if self.fault is not None:
+            self.fault.strike(phase, step, self.group.worker)
 
     def train(self, watcher: Watcher | None = None) -> Outcome:
         """Train to the end; return the outcome, the same on every worker."""
@@ -242,7 +253,7 @@ class Run:
                     self._keep(2 * step + 2, watcher, is_best=False)
                     if notice == STOP:
                         self._stop(step + 1)
-                elif (step + 1) % self.pace.protection.copy_steps == 0 and self.group.can_recover:
+                elif (step + 1) % self.protection.copy_steps == 0 and self.group.can_recover:
                     self.copy(2 * step + 2)
             self.history.append(self._record(epoch, time.perf_counter() - self.began))
             if watcher:
@@ -267,6 +278,7 @@ class Run:
         copy.begin()
         own, shards = exchange.own_elements, self.plan.shards(self.group.worker)
         copy.vectors[WEIGHTS][own] = exchange.weights[own]
+        self._pass("copy", moment // 2)
         for name, vector in self.coordinator.vectors().items():
             if name in copy.vectors:
                 copy.vectors[name][self.coordinator.bounds] = vector
@@ -281,6 +293,7 @@ class Run:
         if copy is None:
             return
         self.exchange.barrier()
+        self._pass("checkpoint", moment // 2)
         if watcher:
             watcher.checkpoint(self._state(copy).detached(), self.recipe, is_best=is_best)
 
@@ -319,6 +332,7 @@ class Run:
         return metrics(total(self.exchange.allgather(self.worker.evaluate(part))), self.loss)
 
     def _outcome(self, history: list[dict[str, Any]], staleness: dict[str, Any] | None = None) -> Outcome:
+        self._pass("end", history[-1]["step"])
         model = Model(self.recipe, self.network.input_shape, self.weights.copy(), self.scaling)
         return Outcome(
             model=model,
@@ -356,10 +370,10 @@ class Run:
 
         def over_rows(reduce: Any, f: Any) -> np.ndarray:
             """Return ``reduce`` over the rows x of each shard, of f(x): (n_own_shards, n_features)."""
-            values = [
-                reduce([reduce(f(s.features(k, k + _SCALING_ROWS)), axis=0) for k in blocks[i]], axis=0)
-                for i, s in shards.items()
-            ]
+            values = []
+            for i, s in shards.items():
+                values.append(reduce([reduce(f(s.features(k, k + _SCALING_ROWS)), axis=0) for k in blocks[i]], axis=0))
+                self.phases.lap("forward")
             return np.array(values).reshape(len(shards), math.prod(shape))
 
         dtype = np.dtype(self.recipe.dtype)

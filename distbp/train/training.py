@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from distbp.data import Dataset, load, split
@@ -41,13 +42,13 @@ class Training:
         return self.protection is not None and self.recipe.is_synchronous
 
     def perform(self, group: Group, watcher: Watcher | None) -> Outcome:
-        state, run, dataset = self.state, None, None
+        state, run, dataset, protection = self.state, None, None, self.protection
         while True:
             try:
                 if dataset is None:
                     with group.agreement():
                         dataset = self.rows()
-                run = Run(self.recipe, dataset, group, self.protection, state)
+                run = Run(self.recipe, dataset, group, protection, state)
                 return run.train(watcher)
             except LostError as lost:
                 if not (group.can_recover and self.is_protected):
@@ -55,6 +56,7 @@ class Training:
                 states = {} if run is None else run.states()
                 moment = group.recover({*states, self._moment(state)})
                 state = states.get(moment, state)
+                protection = dataclasses.replace(protection or Protection(), fault=None)
                 if watcher and group.worker == 0:
                     watcher.recovered(str(lost), state.step if state else 0, group.n_workers)
 

@@ -56,7 +56,7 @@ class Worker:
         self.step_rows = min(partition.microbatch_rows(), row_limit or partition.microbatch_rows())
         layout = network.layout
         network.bind(weights, max(self.step_rows, evaluation_rows(row_limit)))
-        self.evaluator = Evaluator(network, loss, row_limit, at_least=self.step_rows)
+        self.evaluator = Evaluator(network, loss, row_limit, at_least=self.step_rows, phases=phases)
         self.x, self.t = self.evaluator.x, self.evaluator.t
         self.partials = [(node, network.gradient(vector)) for node, vector in zip(nodes, partials, strict=True)]
         n_pieces = -(-partition.microbatch_rows() // self.step_rows)

@@ -12,7 +12,7 @@ import pytest
 
 from distbp.engine import arena as module
 from distbp.engine.arena import Arena, ArenaMap, attach, reserve
-from distbp.errors import InputError, TrainingError
+from distbp.errors import InputError, LostError, TrainingError
 from distbp.nn import Layout, Parameter
 from distbp.train.phases import Phases
 from distbp.train.plan import Plan
@@ -65,8 +65,8 @@ def test_a_refusal_of_the_kernel_is_an_input_error(monkeypatch):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_memory_of_a_process_that_is_gone_is_refused():
-    with pytest.raises(InputError, match="as one user, in one container"):
+def test_memory_of_a_process_that_is_gone_cannot_be_had():
+    with pytest.raises(LostError, match="process 4194303 died"):
         attach(2**22 - 1, 3)
 
 

@@ -1,0 +1,95 @@
+"""Ranks that die or stop while training goes on: the others end with the bits of the calm run."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import psutil
+import pytest
+from conftest import our_processes
+from tests_support import RECIPE, compare, distbp, finish, metrics, result, start_training
+
+from distbp.train.fault import PHASES
+
+pytestmark = pytest.mark.timeout(120)
+LONG = RECIPE.replace("epochs: 3", "epochs: 120")
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(LONG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def calm(long, tmp_path_factory):
+    out = tmp_path_factory.mktemp("calm") / "run"
+    distbp("train", long, "--engine", "local", "--out", out)
+    return out
+
+
+def ranks(process):
+    """Return the worker processes of a run, not mpirun, as they were started."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return sorted((p for p in children if "python" in p.name()), key=lambda p: p.pid)
+
+
+VICTIMS = {
+    "the first": ([0], 3, []),
+    "all but one at once": ([0, 1, 3], 4, []),
+    "one of each machine": ([1, 3], 4, ["--machines", "2+2"]),
+    "a whole machine": ([0, 1], 4, ["--machines", "2+2"]),
+}
+
+
+@pytest.mark.parametrize(("victims", "workers", "options"), VICTIMS.values(), ids=VICTIMS)
+def test_killed_ranks_are_done_without(long, calm, tmp_path, victims, workers, options):
+    process = start_training(tmp_path / "run", long, "--workers", workers, *options)
+    running = ranks(process)
+    for victim in victims:
+        running[victim].kill()
+    done = finish(process, 60)
+    assert done.returncode == 0, done.stderr
+    assert f"with {workers - len(victims)} workers" in done.stdout
+    compare(result(tmp_path / "run"), result(calm))
+    assert metrics(tmp_path / "run") == metrics(calm)
+
+
+def test_ranks_may_be_lost_one_after_another_down_to_the_last_one(long, calm, tmp_path):
+    process = start_training(tmp_path / "run", long, "--workers", 4)
+    for victim in ranks(process)[:3]:
+        victim.kill()
+        time.sleep(0.3)
+    assert finish(process, 60).returncode == 0
+    compare(result(tmp_path / "run"), result(calm))
+
+
+def test_a_stopped_rank_is_killed_and_done_without(long, calm, tmp_path):
+    process = start_training(tmp_path / "run", long, "--workers", 3, "--deadline", 1)
+    victim = ranks(process)[1]
+    victim.send_signal(signal.SIGSTOP)
+    done = finish(process, 60)
+    assert done.returncode == 0, done.stderr
+    assert f"process {victim.pid}) did not come within 1 s" in done.stdout
+    compare(result(tmp_path / "run"), result(calm))
+
+
+@pytest.mark.parametrize("worker", range(3))
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_rank_may_die_at_any_phase_of_a_step(recipe, alone, tmp_path, phase, worker):
+    options = ["--checkpoint-steps", 5, "--fault", f"kill:{phase}:20:{worker}"]
+    machines = ["--machines", "2+1"] if PHASES.index(phase) % 2 else []
+    distbp("train", recipe, "--workers", 3, *options, *machines, "--out", tmp_path / "run")
+    compare(result(tmp_path / "run"), alone)
+
+
+def test_where_all_are_lost_the_status_says_so_and_a_checkpoint_leads_on(long, calm, tmp_path):
+    process = start_training(tmp_path / "run", long, "--workers", 2, "--checkpoint-steps", 10)
+    for victim in ranks(process):
+        victim.kill()
+    assert finish(process, 30).returncode != 0
+    assert not our_processes()
+    distbp("train", "--resume", tmp_path / "run")
+    compare(result(tmp_path / "run"), result(calm))
