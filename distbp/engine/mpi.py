@@ -5,6 +5,7 @@ mpi4py's buffer calls only: no object is pickled.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import sys
@@ -70,6 +71,7 @@ class MpiGroup(MachineGroup):
         super().__init__()
         self.MPI = MPI = import_mpi()
         self.deadline_s = deadline_s
+        self.status: int | None = None  # to exit with, once a rank was lost
         self.failures = (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED)
         self.has_ulfm = os.environ.get(_ULFM_VARIABLE) == "1"
         self.comm = MPI.COMM_WORLD
@@ -106,6 +108,9 @@ class MpiGroup(MachineGroup):
         if self.arena is not None:
             self.arena.break_off()
             self.arena.deaths.close()
+        if self.status is None:
+            self.status = 0
+            atexit.register(self._leave)
         while True:
             self.comm.Revoke()
             self.comm = self.comm.Shrink()
@@ -113,6 +118,12 @@ class MpiGroup(MachineGroup):
                 self._number()
                 given = [set(json.loads(text)) for text in self.allgather_text(json.dumps(sorted(moments)))]
                 return max(set.intersection(*given), default=0)
+
+    def _leave(self) -> None:
+        """End this process without MPI_Finalize, which has been seen to hang after the loss of several ranks."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(self.status or 0)
 
     def conclude(self, act: Callable[[], None]) -> None:
         while True:
@@ -193,7 +204,10 @@ class MpiGroup(MachineGroup):
                 Path(file).write_text(str(status))
 
         self.conclude(leave)  # worker 0 has written its message
-        return status if file is None else 0
+        given = status if file is None else 0
+        if self.status is not None:
+            self.status = given
+        return given
 
     def _end_all(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         """End all ranks when an exception ends this one, after its traceback; stands in for sys.excepthook."""

@@ -43,12 +43,16 @@ class Training:
 
     def perform(self, group: Group, watcher: Watcher | None) -> Outcome:
         state, run, dataset, protection = self.state, None, None, self.protection
+        said = ""
         while True:
             try:
                 if dataset is None:
                     with group.agreement():
                         dataset = self.rows()
                 run = Run(self.recipe, dataset, group, protection, state)
+                if said and watcher and group.worker == 0:
+                    watcher.recovered(said, run.start, group.n_workers)
+                said = ""
                 return run.train(watcher)
             except LostError as lost:
                 if not (group.can_recover and self.is_protected):
@@ -57,8 +61,7 @@ class Training:
                 moment = group.recover({*states, self._moment(state)})
                 state = states.get(moment, state)
                 protection = dataclasses.replace(protection or Protection(), fault=None)
-                if watcher and group.worker == 0:
-                    watcher.recovered(str(lost), state.step if state else 0, group.n_workers)
+                said = f"{said}; {lost}" if said else str(lost)
 
     @staticmethod
     def _moment(state: State | None) -> int:
