@@ -92,6 +92,9 @@ def train(
     max_time: Annotated[
         float | None, typer.Option(min=0.0, help="Write a checkpoint and stop after so many minutes of training.")
     ] = None,
+    max_failures: Annotated[
+        int, typer.Option(min=0, help="Ray: how often to go on with new actors after some were lost.")
+    ] = 3,
     fault: Annotated[
         str | None, typer.Option(help="For tests: lose a worker on purpose, as in kill:update:17:2.")
     ] = None,
@@ -112,7 +115,7 @@ def train(
     if fault is not None:
         Fault.parse(fault)
     protection = Protection(checkpoint_steps, checkpoint_minutes, max_time, fault=fault)
-    with _engine(engine, workers, sizes, deadline, address, cpus_per_worker, calls) as connected:
+    with _engine(engine, workers, sizes, deadline, address, cpus_per_worker, calls, max_failures) as connected:
         with connected.agreement():
             recipe, state = begin()
             training = Training(recipe, protection=protection, state=state)
@@ -217,9 +220,9 @@ class _Both:
         for watcher in self.watchers:
             watcher.epoch(record)
 
-    def recovered(self, lost: str, step: int, n_workers: int) -> None:
+    def recovered(self, lost: str, step: int, history: list[dict[str, Any]], n_workers: int) -> None:
         for watcher in self.watchers:
-            watcher.recovered(lost, step, n_workers)
+            watcher.recovered(lost, step, history, n_workers)
 
     def checkpoint(self, state: State, recipe: Recipe, *, is_best: bool) -> None:
         for watcher in self.watchers:
@@ -317,6 +320,7 @@ def _bench_text(figures: dict[str, Any]) -> str:
             f"efficiency            {figures['efficiency']:9.3f}",
             f"examples per second   {figures['examples_per_second']:9,.0f}",
             *(f"  {name:<19} {value:9.3f} ms" for name, value in figures["phases_ms"].items()),
+            f"copy of the state     {figures['copy_ms']:9.3f} ms: {figures['protection']:.1%} of the steps between two",
             f"memory of a worker    {mega['per_worker']:9.1f} MB, of its own",
             f"shared by a machine   {mega['shared_per_machine']:9.1f} MB, of which weights {mega['weights']:.1f} MB",
         ]

@@ -88,8 +88,8 @@ class Output:
         self.records = list(records)
         write_bytes(self.metrics, "".join(json.dumps(record) + "\n" for record in records).encode())
 
-    def recovered(self, lost: str, step: int, n_workers: int) -> None:
-        pass
+    def recovered(self, lost: str, step: int, history: list[dict[str, Any]], n_workers: int) -> None:
+        self._write(history)
 
     def checkpoint(self, state: State, recipe: Recipe, *, is_best: bool) -> None:
         if is_best:

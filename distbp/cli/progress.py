@@ -53,7 +53,7 @@ class ProgressDisplay:
         if self.bar is not None:
             self.bar.update(self.task, completed=record["step"], description=speed, refresh=True)
 
-    def recovered(self, lost: str, step: int, n_workers: int) -> None:
+    def recovered(self, lost: str, step: int, history: list[dict[str, Any]], n_workers: int) -> None:
         self.console.print(
             f"{lost}; going on from step {step} with {n_workers} workers", highlight=False, soft_wrap=True
         )

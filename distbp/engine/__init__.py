@@ -44,6 +44,7 @@ def connect(
     address: str | None = None,
     cpus_per_worker: float = 1.0,
     calls: str = "auto",
+    max_failures: int = 3,
 ) -> Engine:
     """Return what does the jobs of this program: the workers that it is one of, or those of a Ray cluster.
 
@@ -58,7 +59,7 @@ def connect(
     deadline_s:
         How long to wait for another worker that does not get on, and for the resources of a Ray cluster; by default
         as ``DEADLINES_S`` has it.
-    address, cpus_per_worker, calls:
+    address, cpus_per_worker, calls, max_failures:
         As for ``distbp.engine.ray.RayEngine``.
 
     Raises
@@ -69,7 +70,7 @@ def connect(
     engine = choose(engine, address)
     deadline_s = DEADLINES_S[engine] if deadline_s is None else deadline_s
     if engine == "ray":
-        return RayEngine(workers or 1, machines, deadline_s, address, cpus_per_worker, calls)
+        return RayEngine(workers or 1, machines, deadline_s, address, cpus_per_worker, calls, max_failures)
     group = MpiGroup(machines, deadline_s) if engine == "mpi" else LocalGroup()
     if workers is not None and workers != group.n_workers:
         given = f"{group.n_workers} started by the engine {engine}"

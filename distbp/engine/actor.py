@@ -12,7 +12,7 @@ import platform
 import queue
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from importlib import metadata
 from typing import Any
@@ -57,6 +57,7 @@ class RayWorker:
         self.asked: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.request: dict[str, Any] | None = None  # what the job waits for
+        self.group: ActorGroup | None = None
         self.recorder = Recorder()
         self.brake = Brake()
         self.desk = Desk()
@@ -79,7 +80,7 @@ class RayWorker:
 
         ``server`` is the actor of the parameter server, for those that push to it.
         """
-        group = ActorGroup(self, server, **unpack(crew)[0])
+        self.group = group = ActorGroup(self, server, **unpack(crew)[0])
         try:
             result = unpack_job(job, rows).perform(group, self.recorder)
             end = pack({}) + (pack_result(result) if group.worker == 0 else b"")
@@ -132,6 +133,16 @@ class RayWorker:
     def checkpoint(self, number: int) -> bytes:
         """Return the checkpoint that was reported under ``number``."""
         return self.recorder.checkpoints.pop(number)
+
+    def rescue(self) -> bytes:
+        """Return the newest state that there is a whole copy of on this machine; nothing where there is none."""
+        run = None if self.group is None else self.group.run
+        states = {} if run is None else run.states()
+        for moment in sorted(states, reverse=True):
+            state = states[moment].detached()
+            if run is not None and moment in run.states():  # nobody wrote there meanwhile
+                return pack_checkpoint(state, run.recipe, is_best=False)
+        return b""
 
     def has_turned(self, n_turns: int) -> None:
         """Return when ``turn`` has done its work that often."""
@@ -230,8 +241,8 @@ class Recorder:
         self._add_best()
         self._add_checkpoint(state, recipe, is_best=False)
 
-    def recovered(self, lost: str, step: int, n_workers: int) -> None:
-        self._add("recovered", lost, step, n_workers)
+    def recovered(self, lost: str, step: int, history: list[dict[str, Any]], n_workers: int) -> None:
+        self._add("recovered", lost, step, history, n_workers)
 
     def _add_best(self) -> None:
         if self.best is not None:
@@ -263,6 +274,7 @@ class ActorGroup(MachineGroup):
     """The actors of a run, as one of them sees it."""
 
     name = "ray"
+    can_recover = True
 
     def __init__(
         self,
@@ -294,6 +306,9 @@ class ActorGroup(MachineGroup):
         if len(self.machines) > 1:  # who has no peers asks for nothing while others are in a round
             self.actor.pause_s = _PAUSE_BETWEEN_MACHINES_S if exchange.peers else 0.0
         return exchange
+
+    def recover(self, moments: Collection[int]) -> int:
+        raise LostError("the driver makes new actors")
 
     def push_pull(self, exchange: Exchange) -> PushPull:
         assert isinstance(exchange, MachineExchange)

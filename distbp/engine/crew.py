@@ -26,6 +26,7 @@ from distbp.engine.messages import pack, pack_job, pack_rows, unpack_checkpoint,
 from distbp.errors import DistbpError, InputError, TrainingError
 from distbp.train import Training, Watcher
 from distbp.train.exchange import Job
+from distbp.train.state import State
 
 if TYPE_CHECKING:
     from distbp.engine.ray import RayEngine
@@ -37,8 +38,16 @@ _LARGEST_BURST = 4096  # steps
 _DEPTH = 2  # turns under way where driver and actors share a machine: the next is there when an actor has done one
 _START_DEADLINES = 10  # an actor may take that many to start
 _PING_S = 5.0
+_ROOM_S = 3.0  # how long to wait for room before a crew that stands in for another does with one worker less
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 _END_S = 5.0
+
+
+class WorkerLostError(TrainingError):
+    """Actors died or do not answer; ``state`` is what could be saved."""
+
+    state: State | None = None
+    who = ""
 
 
 class Crew:
@@ -48,8 +57,12 @@ class Crew:
     ----------
     engine:
         What was asked for.
+    workers:
+        How many compute.
     has_server:
         Whether a parameter server is wanted beside the workers.
+    is_anew:
+        Whether these stand in for some that were lost: if there is no room for all, fewer will do.
 
     Raises
     ------
@@ -57,24 +70,35 @@ class Crew:
         Where the cluster has no room for them, or runs other versions of what they need.
     """
 
-    def __init__(self, engine: RayEngine, has_server: bool) -> None:
-        self.engine, self.ray, self.has_server = engine, engine.ray, has_server
-        self.n_actors = engine.workers + has_server
+    def __init__(self, engine: RayEngine, workers: int, has_server: bool, *, is_anew: bool = False) -> None:
+        self.is_anew = is_anew
+        self.engine, self.ray, self.workers, self.has_server = engine, engine.ray, workers, has_server
+        self.n_actors = workers + has_server
         self.actors: list[Any] = []
         self.carrier: Carrier | None = None
         self.lost: list[int] = []
 
     def __enter__(self) -> Crew:
-        bundles = [{"CPU": self.engine.cpus_per_worker}] * self.n_actors
-        self.group = self.ray.util.placement_group(bundles, strategy="PACK", name="distbp")
         try:
-            if not self.group.wait(self.engine.deadline_s):
-                raise self._no_room()
+            self._reserve()
             self._start()
         except BaseException:
             self.__exit__(Exception, None, None)
             raise
         return self
+
+    def _reserve(self) -> None:
+        """Reserve resources; those that stand in for others take what there is."""
+        while True:
+            bundles = [{"CPU": self.engine.cpus_per_worker}] * self.n_actors
+            self.group = self.ray.util.placement_group(bundles, strategy="PACK", name="distbp")
+            may_shrink = self.is_anew and self.workers > 1
+            if self.group.wait(min(_ROOM_S, self.engine.deadline_s) if may_shrink else self.engine.deadline_s):
+                return
+            if not may_shrink:
+                raise self._no_room()
+            self.ray.util.remove_placement_group(self.group)
+            self.workers, self.n_actors = self.workers - 1, self.n_actors - 1
 
     def _no_room(self) -> InputError:
         ray, cpus = self.ray, self.engine.cpus_per_worker
@@ -94,7 +118,7 @@ class Crew:
         names = sorted(dict.fromkeys(nodes[b] for b in range(self.n_actors)), key=lambda node: node == server_node)
         bundles = [b for node in names for b in range(self.n_actors) if nodes[b] == node]
         self.is_at_home = names == [self.ray.get_runtime_context().get_node_id()] and self.engine.machines is None
-        groups = {"run": 1, "ping": 1, "watch": 1, "push": self.engine.workers}
+        groups = {"run": 1, "ping": 1, "watch": 1, "push": self.workers}
         cls = self.ray.remote(concurrency_groups=groups)(RayWorker)
         namespace = f"distbp-{uuid.uuid4().hex[:8]}"
         for worker, bundle in enumerate(bundles):
@@ -115,7 +139,7 @@ class Crew:
                 if hello["versions"][package] != version:
                     given = f"{hello['versions'][package]} on worker {name}"
                     raise InputError(f"{package} {version}, as here", given, "install the same there", "Ray cluster")
-        if self.engine.machines is None:
+        if self.engine.machines is None or sum(self.engine.machines) != self.workers:
             machines = [(nodes[b], h["identity"]) for b, h in zip(bundles, hellos, strict=True)]
             self.machines = [machines.count(machine) for machine in dict.fromkeys(machines)]
         else:
@@ -140,8 +164,25 @@ class Crew:
         listener = Listener(watcher)
         try:
             return self._perform(job, listener)
+        except WorkerLostError as error:
+            error.state = self._rescued()
+            raise
         finally:
             listener.close()
+
+    def _rescued(self) -> State | None:
+        """Return the newest state that any actor has a whole copy of."""
+        calls = [
+            a.rescue.options(concurrency_group="ping").remote() for w, a in enumerate(self.actors) if w not in self.lost
+        ]
+        done, _ = self.ray.wait(calls, num_returns=len(calls), timeout=_PING_S) if calls else ([], [])
+        states = []
+        for call in done:
+            with suppress(self.ray.exceptions.RayError):
+                content = self.ray.get(call)
+                if content:
+                    states.append(unpack_checkpoint(content)[0])
+        return max(states, key=lambda state: state.moment, default=None)
 
     def _perform(self, job: Job[Any], listener: Listener) -> Any:
         put = self.ray.put
@@ -149,7 +190,7 @@ class Crew:
         rows = [b""] * self.n_actors
         if isinstance(job, Training) and job.dataset is not None:
             dataset = job.rows()
-            rows = [put(pack_rows(dataset, job.recipe, w, self.engine.workers)) for w in range(self.n_actors)]
+            rows = [put(pack_rows(dataset, job.recipe, w, self.workers)) for w in range(self.n_actors)]
         server = self.actors[-1] if self.has_server else None
         self.ends = [
             actor.run.options(concurrency_group="run").remote(content, self._member(worker), rows[worker], server)
@@ -255,24 +296,28 @@ class Crew:
         """Return the error that says which worker does not answer any more; ``error`` is what Ray said of it."""
         pings = [actor.hello.options(concurrency_group="ping").remote() for actor in self.actors]
         answered = set(self.ray.wait(pings, num_returns=len(pings), timeout=_PING_S)[0])
-        lost = []
+        lost, who = [], []
         for worker, (name, ping) in enumerate(zip(self.names, pings, strict=True)):
             self.lost.append(worker)
+            who.append(name)
             if ping not in answered:
                 lost.append(f"{name} is stopped, or its machine cut off")
                 continue
             try:
                 self.ray.get(ping)
                 self.lost.pop()
+                who.pop()
             except self.ray.exceptions.RayError as reason:
                 cause = [line.strip() for line in str(reason).split("\n") if line.strip()][-1]
                 lost.append(f"{name} has died ({cause.split(' Some common causes')[0]})")
         if not lost:
             lost = [f"some: {error or 'no report'}".split("\n")[0]]
-        return TrainingError(
+        error_of_all = WorkerLostError(
             f"expected every worker to answer within {self.engine.deadline_s:g} s; worker {'; worker '.join(lost)}; "
             "see its machine and the logs of the Ray cluster, or allow more with --deadline"
         )
+        error_of_all.who = f"worker {', worker '.join(who) or '(some)'} lost"
+        return error_of_all
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         for worker, actor in enumerate(self.actors):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import signal
@@ -11,10 +12,11 @@ import threading
 from pathlib import Path
 from typing import Any, TypeVar
 
-from distbp.engine.crew import Crew
+from distbp.engine.crew import Crew, WorkerLostError
 from distbp.errors import DistbpError, InputError
-from distbp.train import Engine, Training, Watcher
+from distbp.train import Engine, Outcome, Training, Watcher
 from distbp.train.exchange import Job
+from distbp.train.pace import Protection
 
 T = TypeVar("T")
 
@@ -62,6 +64,8 @@ class RayEngine(Engine):
         CPUs that Ray sets aside for each.
     calls:
         A name of ``CALLS``.
+    max_failures:
+        How often training goes on with new actors after some were lost.
 
     Raises
     ------
@@ -80,7 +84,9 @@ class RayEngine(Engine):
         address: str | None,
         cpus_per_worker: float,
         calls: str,
+        max_failures: int,
     ) -> None:
+        self.max_failures = max_failures
         super().__init__()
         if calls not in CALLS:
             raise InputError(f"one of: {', '.join(CALLS)}", repr(calls), "choose one of these", "--calls")
@@ -107,13 +113,33 @@ class RayEngine(Engine):
             self.ray.shutdown()
 
     def perform(self, job: Job[T], watcher: Watcher | None = None) -> T:
-        has_server = isinstance(job, Training) and job.recipe.wants_server
         try:
-            with Crew(self, has_server) as crew:
+            if isinstance(job, Training) and job.is_protected:
+                outcome: Any = self._train(job, watcher)
+                return outcome
+            with Crew(self, self.workers, isinstance(job, Training) and job.recipe.wants_server) as crew:
                 return crew.perform(job, watcher)
         except DistbpError as error:
             error.agreed = True
             raise
+
+    def _train(self, job: Training, watcher: Watcher | None) -> Outcome:
+        """Train; where actors are lost, go on with new ones from what the others could save."""
+        workers, said, n_failures = self.workers, "", 0
+        while True:
+            try:
+                with Crew(self, workers, job.recipe.wants_server, is_anew=n_failures > 0) as crew:
+                    if n_failures and watcher:
+                        step, history = (job.state.step, job.state.history) if job.state else (0, [])
+                        watcher.recovered(said, step, history, crew.workers)
+                    return crew.perform(job, watcher)
+            except WorkerLostError as lost:
+                n_failures += 1
+                if n_failures > self.max_failures:
+                    raise
+                said = lost.who
+                protection = dataclasses.replace(job.protection or Protection(), fault=None)
+                job = dataclasses.replace(job, state=lost.state or job.state, protection=protection)
 
 
 def _join_or_start(ray: Any, address: str | None, workers: int, cpus_per_worker: float) -> bool:

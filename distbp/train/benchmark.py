@@ -14,12 +14,14 @@ from threadpoolctl import threadpool_limits
 from distbp.data import Dataset, Rows
 from distbp.nn import Dense, Sequential
 from distbp.train.exchange import Group, Watcher
+from distbp.train.pace import Protection
 from distbp.train.phases import PHASES
 from distbp.train.recipe import Recipe
 from distbp.train.run import Run
 
 _EPOCH_STEPS = 16
 _ROUNDS = 10
+_COPIES = 3  # a round
 
 
 def synthetic(n_rows: int, n_in: int, n_classes: int) -> Dataset:
@@ -73,8 +75,9 @@ class Benchmark:
         """Return the figures.
 
         Medians over steps, then means over workers: ``ms_per_step``, ``matmul_ms_per_step``, their ratio
-        ``efficiency``, ``examples_per_second``, ``phases_ms``; and ``memory_bytes``: what a worker has for itself, what
-        the workers of a machine share, and how much of that is weights.
+        ``efficiency``, ``examples_per_second``, ``phases_ms``; ``copy_ms``, what it takes to copy the state once, and
+        ``protection``, the share of the time of the steps between two copies that this is; and ``memory_bytes``: what a
+        worker has for itself, what the workers of a machine share, and how much of that is weights.
         """
         return _benchmark(self.sizes, self.rows, self.optimizer, group, self.n_steps)
 
@@ -82,10 +85,10 @@ class Benchmark:
 def _benchmark(sizes: list[int], rows: int, optimizer: str, group: Group, n_steps: int) -> dict[str, Any]:
     n_workers = group.n_workers
     dataset = synthetic(rows * n_workers * _EPOCH_STEPS, sizes[0], sizes[-1])
-    run = Run(recipe(sizes, rows, optimizer, n_workers), dataset, group)
+    run = Run(recipe(sizes, rows, optimizer, n_workers), dataset, group, Protection())
     del dataset
     n_own = len(run.plan.shards(group.worker))
-    steps, products_s, phases = [], [], []
+    steps, products_s, copies_s, phases = [], [], [], []
     step = 0
 
     def timed_step() -> float:
@@ -107,6 +110,12 @@ def _benchmark(sizes: list[int], rows: int, optimizer: str, group: Group, n_step
             for _ in range(per_round):
                 steps.append(timed_step())
                 phases.append([run.phases.seconds[phase] for phase in PHASES])
+            for i in range(_COPIES + 1):
+                run.exchange.barrier()
+                started = time.perf_counter()
+                run.copy(2 * step)
+                if i:
+                    copies_s.append(time.perf_counter() - started)
             run.exchange.barrier()
             for i in range(per_round + 1):
                 started = time.perf_counter()
@@ -114,7 +123,8 @@ def _benchmark(sizes: list[int], rows: int, optimizer: str, group: Group, n_step
                     product()
                 if i:
                     products_s.append(time.perf_counter() - started)
-    own = [np.median(steps), np.median(products_s), *np.median(np.array(phases), axis=0), group.private_bytes()]
+    medians = [np.median(steps), np.median(products_s), np.median(copies_s)]
+    own = [*medians, *np.median(np.array(phases), axis=0), group.private_bytes()]
     over_workers = run.exchange.allgather(np.tile(np.array(own), (n_own, 1)))
     mean = over_workers.mean(axis=0)
     return {
@@ -128,7 +138,9 @@ def _benchmark(sizes: list[int], rows: int, optimizer: str, group: Group, n_step
         "matmul_ms_per_step": 1e3 * mean[1],
         "efficiency": mean[1] / mean[0],
         "examples_per_second": rows * n_workers / mean[0],
-        "phases_ms": {phase: 1e3 * mean[2 + i] for i, phase in enumerate(PHASES)},
+        "phases_ms": {phase: 1e3 * mean[3 + i] for i, phase in enumerate(PHASES)},
+        "copy_ms": 1e3 * mean[2],
+        "protection": mean[2] / mean[0] / run.protection.copy_steps,
         "memory_bytes": {
             "per_worker": int(over_workers[:, -1].max()),
             "shared_per_machine": run.exchange.shared_bytes,

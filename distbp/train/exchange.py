@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from distbp.train.plan import Plan
 from distbp.train.recipe import Recipe
 from distbp.train.state import Copy, State
 from distbp.train.tree import Node
+
+if TYPE_CHECKING:
+    from distbp.train.run import Run
 
 T = TypeVar("T", covariant=True)
 
@@ -191,8 +194,11 @@ class Watcher(Protocol):
     def epoch(self, record: dict[str, Any]) -> None:
         """An epoch is done; ``record`` is its line in metrics.jsonl."""
 
-    def recovered(self, lost: str, step: int, n_workers: int) -> None:
-        """Training goes on with ``n_workers`` from ``step`` on, without the workers that ``lost`` tells of."""
+    def recovered(self, lost: str, step: int, history: list[dict[str, Any]], n_workers: int) -> None:
+        """Training goes on with ``n_workers`` from ``step`` on, after the loss that ``lost`` tells of.
+
+        ``history`` are the records of the epochs that are over.
+        """
 
     def checkpoint(self, state: State, recipe: Recipe, *, is_best: bool) -> None:
         """Here is the state of a run of ``recipe``, to be kept; ``is_best``: with the best validation metric so far."""
@@ -231,6 +237,8 @@ class Group(Engine):
     """Whether the others can go on when a worker is lost."""
     no_recovery = "the others cannot go on without it"
     """Why not, for a message."""
+    run: Run | None = None
+    """The run that is being done."""
 
     @property
     def n_workers(self) -> int:

@@ -50,12 +50,13 @@ class Training:
                     with group.agreement():
                         dataset = self.rows()
                 run = Run(self.recipe, dataset, group, protection, state)
-                if said and watcher and group.worker == 0:
-                    watcher.recovered(said, run.start, group.n_workers)
+                group.run = run
+                if said and watcher and self.protection and group.worker == 0:
+                    watcher.recovered(said, run.start, list(run.history), group.n_workers)
                 said = ""
                 return run.train(watcher)
             except LostError as lost:
-                if not (group.can_recover and self.is_protected):
+                if not group.can_recover:
                     raise TrainingError(f"expected all workers to go on; {lost}, and {group.no_recovery}") from None
                 states = {} if run is None else run.states()
                 moment = group.recover({*states, self._moment(state)})

@@ -1,0 +1,96 @@
+"""Actors and machines that are lost while training goes on: new actors end with the bits of the calm run."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+
+import psutil
+import pytest
+from conftest import our_processes
+from ray_cluster import Cluster
+from tests_support import RECIPE, compare, distbp, finish, metrics, result, start_training
+
+from distbp.train.fault import PHASES
+
+pytestmark = [
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with Cluster([4]) as cluster:
+        yield cluster
+        assert cluster.used_cpus() == 0
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+    path.write_text(RECIPE.replace("epochs: 3", "epochs: 150"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def calm(long, tmp_path_factory):
+    out = tmp_path_factory.mktemp("calm") / "run"
+    distbp("train", long, "--engine", "local", "--out", out)
+    return out
+
+
+def actors():
+    """Return the processes of our actors."""
+    found = []
+    for process in our_processes():
+        try:
+            if any("RayWorker" in word for word in process.cmdline()):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return sorted(found, key=lambda p: p.pid)
+
+
+LOSSES = {
+    "a worker": ([1], signal.SIGKILL, []),
+    "two of three": ([0, 2], signal.SIGKILL, []),
+    "one of two machines": ([2], signal.SIGKILL, ["--machines", "2+1", "--calls", "plain"]),
+    "one with a parameter server": ([3], signal.SIGKILL, ["--set", "coordinators=1"]),
+    "one that is stopped": ([1], signal.SIGSTOP, ["--deadline", 3]),
+}
+
+
+@pytest.mark.parametrize(("victims", "number", "options"), LOSSES.values(), ids=LOSSES)
+def test_lost_actors_are_replaced(cluster, long, calm, tmp_path, victims, number, options):
+    process = start_training(tmp_path / "run", long, "--address", cluster.address, "--workers", 3, *options)
+    running = actors()
+    for victim in victims:
+        running[victim].send_signal(number)
+    done = finish(process, 90)
+    assert done.returncode == 0, done.stderr
+    assert f"process {running[victims[0]].pid})" in done.stdout
+    assert "going on from step" in done.stdout
+    compare(result(tmp_path / "run"), result(calm))
+    assert metrics(tmp_path / "run") == metrics(calm)
+
+
+@pytest.mark.parametrize(("worker", "phase"), [(i % 3, phase) for i, phase in enumerate(PHASES)])
+def test_an_actor_may_die_at_any_phase_of_a_step(recipe, alone, cluster, tmp_path, worker, phase):
+    options = ["--checkpoint-steps", 5, "--fault", f"kill:{phase}:20:{worker}", "--workers", 3]
+    distbp("train", recipe, "--address", cluster.address, *options, "--out", tmp_path / "run")
+    compare(result(tmp_path / "run"), alone)
+
+
+def test_where_a_machine_of_the_cluster_is_lost_the_others_do_its_work(long, calm, tmp_path):
+    with Cluster([2, 2]) as cluster:
+        options = ["--address", cluster.address, "--workers", 4, "--calls", "plain"]
+        process = start_training(tmp_path / "run", long, *options)
+        raylet = cluster.raylets[1]
+        family = psutil.Process(raylet.pid).children(recursive=True)
+        for member in [*family, psutil.Process(raylet.pid)]:
+            member.kill()
+        done = finish(process, 150)
+    assert done.returncode == 0, done.stderr
+    assert "with 2 workers" in done.stdout
+    compare(result(tmp_path / "run"), result(calm))
