@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,7 @@ _PAUSE_S = 0.5  # a turn takes no longer than this, so that its caller hears of 
 _PAUSE_BETWEEN_MACHINES_S = 0.1  # there, others may need the next turn to go on
 _START = bytes(64)  # of every message between workers; what follows is aligned
 _NOTHING = b"."  # Ray's channels between machines hang on an empty message
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 _ABANDONED = object()
 _NEVER = 1 << 62
 
@@ -48,6 +50,19 @@ _NEVER = 1 << 62
 def versions() -> dict[str, str]:
     """Return the versions of Python and ``PACKAGES`` in this process."""
     return {"Python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+
+
+def forget_semaphores() -> None:
+    """Remove the names of the semaphores that this process uses, those of Ray's channels.
+
+    Once all that use them have opened them, they need no names; so nothing stays behind, whatever is killed.
+    """
+    fields = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+    mapped = {int(field[4]) for field in fields if field[-1].startswith(str(_SHARED_MEMORY))}
+    for path in _SHARED_MEMORY.glob("sem.*"):
+        with suppress(FileNotFoundError):
+            if path.stat().st_ino in mapped:
+                path.unlink()
 
 
 class RayWorker:
@@ -65,6 +80,7 @@ class RayWorker:
         self.n_texts = 0
         self.n_turns, self.turned = 0, threading.Condition()
         self.pause_s = _PAUSE_S
+        self.is_nameless = False
         self.round: Round | None = None
         self.arena: Arena | None = None
         self.inbox: dict[int, list[bytes]] = {}  # of each peer, in ascending order
@@ -107,11 +123,14 @@ class RayWorker:
     def turn(self, command: bytes) -> bytes:
         """Answer what the job waits for; return, as JSON, what it asks next.
 
-        ``command`` is JSON: the step to go on ``until``, once all have asked for them the ``texts`` of all, and the
-        signal that pulled the ``brake``.
+        ``command`` is JSON: the step to go on ``until``, once all have asked for them the ``texts`` of all, the signal
+        that pulled the ``brake``, and whether to ``forget`` the names of semaphores.
         The report says the ``kind`` of request: texts, until, round, end, or busy where the job asks for nothing soon.
         """
         answers = json.loads(command)
+        if answers.get("forget") and not self.is_nameless:
+            forget_semaphores()
+            self.is_nameless = True
         if answers.get("brake"):
             self.brake.pull(answers["brake"])
         kind = None if self.request is None else self.request["kind"]

@@ -17,11 +17,10 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from distbp.engine.actor import RayWorker, versions
+from distbp.engine.actor import RayWorker, forget_semaphores, versions
 from distbp.engine.messages import pack, pack_job, pack_rows, unpack_checkpoint, unpack_error, unpack_result
 from distbp.errors import DistbpError, InputError, TrainingError
 from distbp.train import Training, Watcher
@@ -39,7 +38,6 @@ _DEPTH = 2  # turns under way where driver and actors share a machine: the next 
 _START_DEADLINES = 10  # an actor may take that many to start
 _PING_S = 5.0
 _ROOM_S = 3.0  # how long to wait for room before a crew that stands in for another does with one worker less
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 _END_S = 5.0
 
 
@@ -220,7 +218,8 @@ class Crew:
         answers: dict[str, Any] = {}
         n_turns = 0
         while True:
-            carrier.submit(json.dumps(answers | {"until": until, "brake": self.engine.brake.signal}).encode())
+            orders = {"until": until, "brake": self.engine.brake.signal, "forget": carrier.is_nameless}
+            carrier.submit(json.dumps(answers | orders).encode())
             if carrier.is_behind:
                 continue
             reports = self._reports(carrier)
@@ -373,6 +372,9 @@ class Listener:
 class Carrier(ABC):
     """What carries turns to the actors and back."""
 
+    is_nameless = False
+    """Whether all that use its semaphores have opened them."""
+
     @property
     @abstractmethod
     def is_behind(self) -> bool:
@@ -447,7 +449,6 @@ class Graph(Carrier):
         self.depth = _DEPTH if crew.is_at_home else 1  # channels between machines do not queue
         self.graph = root.experimental_compile(_max_inflight_executions=self.depth)
         self.under_way: deque[Any] = deque()
-        self.is_nameless = False
 
     @property
     def is_behind(self) -> bool:
@@ -468,21 +469,9 @@ class Graph(Carrier):
             return None
         self.n_turns += 1
         if not self.is_nameless:
-            self._forget_names()
+            forget_semaphores()
+            self.is_nameless = True
         return [json.loads(report) for report in values[: len(self.actors)]]
-
-    def _forget_names(self) -> None:
-        """Remove the names of the semaphores of the channels, so that nothing stays behind whatever is killed.
-
-        Once a turn is over, all that use them have opened them.
-        """
-        self.is_nameless = True
-        fields = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
-        mapped = {int(field[4]) for field in fields if field[-1].startswith(str(_SHARED_MEMORY))}
-        for path in _SHARED_MEMORY.glob("sem.*"):
-            with suppress(FileNotFoundError):
-                if path.stat().st_ino in mapped:
-                    path.unlink()
 
     def tear_down(self) -> None:
         self.graph.teardown()

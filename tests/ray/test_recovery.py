@@ -53,9 +53,7 @@ def actors():
 
 
 LOSSES = {
-    "a worker": ([1], signal.SIGKILL, []),
     "two of three": ([0, 2], signal.SIGKILL, []),
-    "one of two machines": ([2], signal.SIGKILL, ["--machines", "2+1", "--calls", "plain"]),
     "one with a parameter server": ([3], signal.SIGKILL, ["--set", "coordinators=1"]),
     "one that is stopped": ([1], signal.SIGSTOP, ["--deadline", 3]),
 }
