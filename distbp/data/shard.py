@@ -32,7 +32,8 @@ class Shard:
 
     def __init__(self, rows: Rows, places: np.ndarray, targets: np.ndarray, dtype: np.dtype) -> None:
         self.index = rows.index(places)
-        check_finite(rows.x, self.index, rows.where, rows.numbers(places))
+        self.numbers, self.where = rows.numbers(places), rows.where  # as the user counts them
+        check_finite(rows.x, self.index, rows.where, self.numbers)
         self.dtype = dtype
         self.targets = targets
         self.scaling: Scaling | None = None

@@ -173,6 +173,15 @@ class Sequential:
             x = layer.forward(x)
         return x
 
+    def first_not_finite(self, x: np.ndarray) -> str | None:
+        """Return the first layer whose output for the rows ``x`` is not finite everywhere; None where all are."""
+        self.resize(len(x))
+        for i, layer in enumerate(self.logit_layers):
+            x = layer.forward(x)
+            if not np.all(np.isfinite(x)):
+                return f"layer {i} ({layer.name})"
+        return None
+
     def backward(self, dz: np.ndarray) -> None:
         """Write the sums over the batch of the derivatives into the gradient in use; ``dz`` is overwritten."""
         dy: np.ndarray | None = dz

@@ -203,21 +203,35 @@ class Run:
         self._pass("exchange", step)
         notice = self.exchange.gather(step, BAD + bad_shard if bad_shard >= 0 else self.pace.due(step))
         if notice >= BAD:
-            error = TrainingError(
-                f"expected a finite loss; the loss of shard {notice - BAD} at step {step} is not, and the step was not "
-                "committed; lower the learning rate, set clip_norm, or check the data"
-            )
-            error.agreed = True
-            raise error
+            self._refuse(step, notice - BAD)
         self._pass("update", step)
         count = self.partition.count(step % self.partition.epoch_steps)
         if self.recipe.clip_norm is not None:
             self.coordinator.measure(count)
             self.exchange.gather_norms(step)
+            if not math.isfinite(float(total(self.exchange.norms))):
+                with self.group.agreement():
+                    if not self.coordinator.is_finite():
+                        raise self._not_finite(f"the gradient of step {step}", "the loss is")
         self.coordinator.update(step, self.learning_rate(step), count)
         self._pass("commit", step)
         self.exchange.spread(step)
         return notice
+
+    def _refuse(self, step: int, shard: int) -> None:
+        """Raise the error of the worker that computes ``shard``, whose loss is not finite, on all workers."""
+        with self.group.agreement():
+            if shard in self.worker.shards["train"]:
+                raise self._not_finite(f"the loss of shard {shard} at step {step}", self.worker.diagnose(shard))
+
+    @staticmethod
+    def _not_finite(what: str, where: str) -> TrainingError:
+        error = TrainingError(
+            f"expected a finite loss; {what} is not ({where}), and the step was not committed; "
+            "lower the learning rate, set clip_norm, or check the data"
+        )
+        error.agreed = True
+        return error
 
     def _pass(self, phase: str, step: int) -> None:
         if self.fault is not None:

@@ -17,6 +17,8 @@ from distbp.train.evaluator import TALLY, Evaluator, evaluation_rows
 from distbp.train.phases import Phases
 from distbp.train.tree import Node, children
 
+_ROWS_NAMED = 20
+
 
 class Worker:
     """The computation of some neighbouring shards.
@@ -78,6 +80,24 @@ class Worker:
         for node, gradient in self.partials:
             self._sum(node, gradient, self._microbatch, 0)
         return self.bad_shard
+
+    def diagnose(self, shard: int) -> str:
+        """Return where a loss of the last microbatch of ``shard`` stops being finite, for a message."""
+        start, stop = self.partition.span(shard, self.epoch_step)
+        places, rows = self.orders[shard][start:stop], self.shards["train"][shard]
+        layer = "the loss"
+        for first in range(0, len(places), self.step_rows):
+            piece = places[first : first + self.step_rows]
+            x, t = self.x[: len(piece)], self.t[: len(piece)]
+            rows.gather(piece, x, t)
+            if self.has_random_layers:
+                self.network.randomise(self.partition.seed, shard, self.step)
+            if (name := self.network.first_not_finite(x)) is not None:
+                layer = name
+                break
+        numbers = np.sort(np.asarray(rows.numbers)[places])
+        some = ", ".join(map(str, numbers[:_ROWS_NAMED])) + (", ..." if len(numbers) > _ROWS_NAMED else "")
+        return f"first in {layer}; rows {some} of {rows.where or 'the training rows'}"
 
     def _sum(self, node: Node, out: Gradient, leaf: Callable[[int, Gradient, int], None], depth: int) -> None:
         """Write the sum of the gradients of the leaves of ``node`` into ``out``, in the order of the tree."""
