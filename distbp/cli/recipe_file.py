@@ -35,10 +35,19 @@ def read_recipe(path: Path | None, changes: list[str]) -> Recipe:
     return Recipe.parse(values, where)
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads YAML without aliases, by which a short text could mean a huge value."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias (*), which recipes do without")
+        return super().compose_node(parent, index)
+
+
 def _yaml(text: str, where: str) -> Any:
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return yaml.load(text, _Loader)  # noqa: S506 - as safe as SafeLoader, of which it is one
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError("YAML", " ".join(str(error).split()), "correct it", where) from None
 
 

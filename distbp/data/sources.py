@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from distbp.data.dataset import Dataset, Rows
 from distbp.data.idx import read_idx
@@ -15,6 +18,19 @@ from distbp.errors import InputError
 _EMBEDDED = Path(__file__).parent / "digits" / "digits.npz"
 _IDX_PREFIXES = {"train": "train", "test": "t10k"}
 _PARTS = {"train": "", "validation": "_validation", "test": "_test"}
+_BROKEN = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    TypeError,
+    SyntaxError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,
+    struct.error,
+    tokenize.TokenError,
+)  # what NumPy and zipfile raise for headers that are none
 _LAYOUTS = (
     "the name `digits`; a folder with train-images-idx3-ubyte, train-labels-idx1-ubyte (and t10k-..., .gz or not); "
     "an .npz file or a folder of .npy files with x and y (and x_validation, y_validation, x_test, y_test)"
@@ -60,19 +76,34 @@ def _digits() -> Dataset:
 def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays in the .npz file ``path``; raise InputError where it is broken or holds objects."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            n_bytes = sum(entry.file_size for entry in archive.infolist())
+        available = int(psutil.virtual_memory().available)
+        if n_bytes > available:
+            given, room = f"{n_bytes / 1e6:,.0f} MB once unpacked", f"{available / 1e6:,.0f} MB of memory"
+            raise InputError(
+                f"a file for which there is room, {room}", given, "use .npy files, which are mapped", str(path)
+            )
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
+            return {name: _numbers(file[name], name) for name in file.files}
+    except (*_BROKEN, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             "a whole .npz file of numbers", f"{error}", "write it again with numpy.savez", str(path)
         ) from None
 
 
+def _numbers(array: object, name: str) -> np.ndarray:
+    if not isinstance(array, np.ndarray):  # an entry that is no .npy file comes as bytes
+        raise ValueError(f"{name} is no array")
+    return array
+
+
 def read_npy(path: Path) -> np.ndarray:
     """Return the .npy file ``path`` as a memory map; raise InputError where it is broken or holds objects."""
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with np.errstate(over="ignore"):  # of a shape that is none
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+    except _BROKEN as error:
         raise InputError(
             "a whole .npy file of numbers", f"{error}", "write it again with numpy.save", str(path)
         ) from None

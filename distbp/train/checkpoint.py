@@ -77,7 +77,7 @@ def load_checkpoint(path: Path) -> tuple[Recipe, State]:
         run = json.loads(text)
         recipe = Recipe.parse(run["recipe"], str(path))
         state = State(run["step"], tensors, tensors.pop("tally"), run["history"], run["seconds"])
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError("a whole checkpoint", repr(error), remedy, str(path)) from None
     _check(recipe, state, path)
     return recipe, state

@@ -142,11 +142,14 @@ class Model:
         try:
             recipe = Recipe.parse(json.loads(metadata["recipe"]), str(file))
             input_shape = tuple(int(n) for n in json.loads(metadata["input_shape"]))
-        except (KeyError, ValueError, TypeError) as error:
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise InputError(
                 "a recipe and an input shape in the metadata", repr(error), "save it again", str(file)
             ) from None
         layout = recipe.network().build(input_shape, np.dtype(recipe.dtype))
+        if layout.size > 2 * file.stat().st_size:  # before memory is taken for it
+            given = f"a recipe for {layout.size} parameters"
+            raise InputError("a file as large as its weights", given, "save the model again", str(file))
         weights = aligned_zeros(layout.size, layout.dtype)
         for name, view in layout.views(weights).items():
             if name not in tensors or tensors[name].shape != view.shape or tensors[name].dtype != layout.dtype:
