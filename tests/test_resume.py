@@ -71,8 +71,9 @@ def test_killed_under_mpi_and_killed_on_ray_it_ends_in_one_process_with_the_bits
     assert metrics(run) == metrics(calm)
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGTERM, 1), (signal.SIGTERM, 3), (signal.SIGINT, 3), (signal.SIGUSR1, 1)]
+)
 def test_a_signal_stops_a_run_with_a_checkpoint_from_which_it_goes_on(recipe, calm, tmp_path, workers, number):
     run = tmp_path / "run"
     process = start("train", recipe, "--workers", workers, "--out", run)

@@ -83,9 +83,7 @@ TWO_MACHINES = ["--machines", "1+1"]
     [
         (0, signal.SIGKILL, []),
         (1, signal.SIGKILL, TWO_MACHINES),
-        (2, signal.SIGKILL, TWO_MACHINES),
-        (0, signal.SIGSTOP, TWO_MACHINES),
-        (2, signal.SIGSTOP, []),
+        (2, signal.SIGSTOP, TWO_MACHINES),
     ],
 )
 def test_where_nobody_waits_for_all_the_dead_are_named_as_well(cluster, recipe, tmp_path, number, machines, place):
