@@ -28,6 +28,24 @@ def our_processes() -> set[psutil.Process]:
     return found
 
 
+def ranks(process):
+    """Return the worker processes of a run under mpirun, not mpirun itself, as they were started."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    return sorted((p for p in children if "python" in p.name()), key=lambda p: p.pid)
+
+
+def actors():
+    """Return the processes of our Ray actors, as they were started."""
+    found = []
+    for process in our_processes():
+        try:
+            if any("RayWorker" in word for word in process.cmdline()):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return sorted(found, key=lambda p: p.pid)
+
+
 def new_processes(before: set[psutil.Process]) -> set[psutil.Process]:
     """Return those of our processes that are neither among ``before`` nor descend from them, as idle Ray workers do."""
     found = set()

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import psutil
 import pytest
-from conftest import our_processes
+from conftest import actors
 from tests_support import RECIPE, compare, distbp, finish, metrics, result, start
 
 pytestmark = pytest.mark.timeout(180)
@@ -64,7 +64,7 @@ def test_killed_under_mpi_and_killed_on_ray_it_ends_in_one_process_with_the_bits
         with Cluster([3]) as cluster:
             kill_in_the_middle(start("train", "--resume", run, *ray, "--address", cluster.address), run, 8)
             deadline = time.monotonic() + 20
-            while any("RayWorker" in " ".join(p.cmdline()) for p in our_processes()) and time.monotonic() < deadline:
+            while actors() and time.monotonic() < deadline:
                 time.sleep(0.1)
     distbp("train", "--resume", run, "--engine", "local")
     compare(result(run), result(calm))

@@ -5,9 +5,8 @@ from __future__ import annotations
 import signal
 import time
 
-import psutil
 import pytest
-from conftest import our_processes
+from conftest import our_processes, ranks
 from tests_support import RECIPE, compare, distbp, finish, metrics, result, start_training
 
 from distbp.train.fault import PHASES
@@ -28,12 +27,6 @@ def calm(long, tmp_path_factory):
     out = tmp_path_factory.mktemp("calm") / "run"
     distbp("train", long, "--engine", "local", "--out", out)
     return out
-
-
-def ranks(process):
-    """Return the worker processes of a run, not mpirun, as they were started."""
-    children = psutil.Process(process.pid).children(recursive=True)
-    return sorted((p for p in children if "python" in p.name()), key=lambda p: p.pid)
 
 
 VICTIMS = {

@@ -11,9 +11,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
-from conftest import our_processes
+from conftest import our_processes, ranks
 from tests_support import COMMAND, RECIPE, distbp, finish, start, start_training
 
 pytestmark = pytest.mark.timeout(120)
@@ -30,12 +29,6 @@ def recipe(tmp_path):
 def training(recipe, tmp_path, workers=3, *options):
     """Start a long run, and return it once it trains."""
     return start_training(tmp_path / "run", recipe, "--workers", workers, *options)
-
-
-def ranks(process):
-    """Return the worker processes of a run, not mpirun."""
-    children = psutil.Process(process.pid).children(recursive=True)
-    return [p for p in children if "python" in p.name()]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -7,7 +7,7 @@ import signal
 
 import psutil
 import pytest
-from conftest import our_processes
+from conftest import actors
 from ray_cluster import Cluster
 from tests_support import RECIPE, compare, distbp, finish, metrics, result, start_training
 
@@ -36,18 +36,6 @@ def calm(long, tmp_path_factory):
     out = tmp_path_factory.mktemp("calm") / "run"
     distbp("train", long, "--engine", "local", "--out", out)
     return out
-
-
-def actors():
-    """Return the processes of our actors."""
-    found = []
-    for process in our_processes():
-        try:
-            if any("RayWorker" in word for word in process.cmdline()):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return sorted(found, key=lambda p: p.pid)
 
 
 LOSSES = {

@@ -8,9 +8,8 @@ import signal
 import sys
 import time
 
-import psutil
 import pytest
-from conftest import our_processes
+from conftest import actors
 from ray_cluster import Cluster, free_port
 from tests_support import RECIPE, distbp, finish, result, start, start_training
 
@@ -42,18 +41,6 @@ def no_actor_is_left():
     while (left := actors()) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not left
-
-
-def actors():
-    """Return the processes of our actors."""
-    found = []
-    for process in our_processes():
-        try:
-            if any("RayWorker" in word for word in process.cmdline()):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return sorted(found, key=lambda p: p.pid)
 
 
 def training(cluster, recipe, tmp_path, *options):
