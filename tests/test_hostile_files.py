@@ -1,11 +1,17 @@
-"""Files from anywhere: whatever was done to them, loaders end with an error of ours, and take no memory for it."""
+"""Files from anywhere: whatever was done to them, loaders end with an error of ours, and take no memory for it.
+
+``DISTBP_FUZZ_MINUTES=10 scripts/test tests/test_hostile_files.py`` goes on for that long with every loader.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import gzip
 import io
+import os
+import resource
 import struct
+import time
 import zipfile
 
 import numpy as np
@@ -21,6 +27,9 @@ from distbp.data.sources import read_npy, read_npz
 from distbp.train.checkpoint import load_checkpoint, to_bytes
 from distbp.train.state import State
 
+MINUTES = float(os.environ.get("DISTBP_FUZZ_MINUTES", "0"))
+MOST_MEMORY_KB = 1 << 18
+pytestmark = pytest.mark.timeout(60 + 120 * MINUTES)
 RECIPE = Recipe.parse({"model": [{"dense": 3}, "softmax"], "shards": 2})
 
 
@@ -60,6 +69,17 @@ LOADERS = {
     "npz": (read_npz, lambda _: npz()),
     "npy": (read_npy, lambda _: npy()),
 }
+
+
+def examine(claim, minutes=MINUTES / 2):
+    """Try ``claim`` on examples, and on ever new ones for some minutes; it may not take much memory."""
+    before, until = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic() + 60 * minutes
+    claim()
+    while time.monotonic() < until:
+        claim()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MOST_MEMORY_KB
+
+
 CHANGE = st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 2), st.binary(min_size=1, max_size=8))
 
 
@@ -71,7 +91,7 @@ def test_a_corrupted_file_ends_with_an_error_of_ours(name, tmp_path):
     path.write_bytes(whole)
     loader(path)
 
-    @settings(deadline=None, max_examples=250, suppress_health_check=list(HealthCheck))
+    @settings(deadline=None, max_examples=250, suppress_health_check=list(HealthCheck), derandomize=False)
     @given(st.lists(CHANGE, min_size=1, max_size=4), st.integers(0, len(whole)))
     def corrupt(changes, cut):
         content = bytearray(whole)
@@ -82,21 +102,21 @@ def test_a_corrupted_file_ends_with_an_error_of_ours(name, tmp_path):
         with contextlib.suppress(InputError):
             loader(path)
 
-    corrupt()
+    examine(corrupt)
 
 
 @pytest.mark.parametrize("name", LOADERS)
 def test_any_bytes_end_with_an_error_of_ours(name, tmp_path):
     loader, _ = LOADERS[name]
 
-    @settings(deadline=None, max_examples=150)
+    @settings(deadline=None, max_examples=150, derandomize=False)
     @given(st.binary(max_size=300))
     def read(content):
         (tmp_path / "file").write_bytes(content)
         with contextlib.suppress(InputError):
             loader(tmp_path / "file")
 
-    read()
+    examine(read)
 
 
 def header(shape, dtype="<f8"):
