@@ -56,6 +56,10 @@ class LostError(Exception):
     """A worker is lost, by its death or beyond a deadline; those that are left may go on from a copy of the state."""
 
 
+class DifferenceError(LostError):
+    """The machines see different weights: nobody is lost, but what they have since the last copy is wrong."""
+
+
 class StoppedError(DistbpError):
     """Training was asked to stop before its end, and has; a checkpoint says where.
 

@@ -13,6 +13,7 @@ from distbp.engine import connect
 from distbp.errors import InputError
 from distbp.nn import Layer, Sequential
 from distbp.train import Model, Outcome, Recipe, Training, Watcher
+from distbp.train.pace import Protection
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -99,21 +100,22 @@ class Trainer:
         test:
             Rows and targets that are evaluated at the end.
         watcher:
-            Is told of steps and epochs, on worker 0.
+            Is told of steps, epochs and recoveries, on worker 0.
 
         Raises
         ------
         InputError
             Where data and model do not fit, before training starts.
         TrainingError
-            Where the loss is not finite, or a worker does not answer.
+            Where the loss is not finite, or a worker is lost and the others cannot go on without it: they can on Ray,
+            and under ``mpirun --with-ft ulfm``.
         """
         is_fraction = isinstance(validation, float)
         data = self.recipe.data.model_copy(update={"validation": validation if is_fraction else None})
         rows = None if validation is None or isinstance(validation, float) else Rows(*_arrays(validation), "validation")
         held_out = None if test is None else Rows(*_arrays(test), "test")
         dataset = Dataset(Rows(*_arrays((x, y)), "arrays"), rows, held_out)
-        training = Training(self.recipe.model_copy(update={"data": data}), dataset)
+        training = Training(self.recipe.model_copy(update={"data": data}), dataset, protection=Protection())
         outcome = self.engine.perform(training, watcher)
         self._model = outcome.model
         return outcome

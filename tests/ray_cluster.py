@@ -41,23 +41,20 @@ class Cluster:
         self.raylets: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> Cluster:
-        port = self.address.split(":")[1]
-        common = [
-            "--node-ip-address",
-            "127.0.0.1",
-            "--block",
-            "--disable-usage-stats",
-            "--object-store-memory",
-            "200000000",
-        ]
-        for i, cpus in enumerate(self.cpus):
-            role = ["--head", "--port", port, *self.options] if i == 0 else ["--address", self.address]
-            command = [RAY, "start", *role, *common, "--num-cpus", str(cpus)]
-            pipe = subprocess.PIPE
-            raylet = subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=self.env)
-            self.raylets.append(raylet)
-            wait_until_up(raylet)
+        for cpus in self.cpus:
+            self.join(cpus)
         return self
+
+    def join(self, cpus: int) -> None:
+        """Start another raylet, the first one as the head."""
+        head = ["--head", "--port", self.address.split(":")[1], *self.options]
+        common = ["--node-ip-address", "127.0.0.1", "--block", "--disable-usage-stats"]
+        common += ["--object-store-memory", "200000000", "--num-cpus", str(cpus)]
+        command = [RAY, "start", *(["--address", self.address] if self.raylets else head), *common]
+        pipe = subprocess.PIPE
+        raylet = subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=self.env)
+        self.raylets.append(raylet)
+        wait_until_up(raylet)
 
     def used_cpus(self) -> float:
         """Return the CPUs that are reserved, once there are none or some seconds are over."""

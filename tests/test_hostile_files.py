@@ -147,6 +147,8 @@ HOSTILE = {
     "npz with a file that is no array": (read_npz, archive({"x": b"text", "y.npy": npy()})),
     "idx with a huge shape": (read_idx, struct.pack(">HBBII", 0, 14, 2, 1 << 31, 1 << 31)),
     "idx with many dimensions": (read_idx, struct.pack(">HBB", 0, 8, 255) + b"\xff" * 1020),
+    "idx with more dimensions than NumPy has": (read_idx, struct.pack(">HBB", 0, 8, 255) + bytes(1020)),
+    "idx with a huge shape of nothing": (read_idx, struct.pack(">HBB4I", 0, 14, 4, 0, *[(1 << 32) - 1] * 3)),
     "recipe of many lists": (lambda path: read_recipe(path, []), b"model: " + b"[" * 5000),
     "recipe of aliases": (lambda path: read_recipe(path, []), b"a: &a [1,1]\nb: &b [*a,*a]\nmodel: [*b,*b]\n"),
     "recipe with a long number": (lambda path: read_recipe(path, []), b"seed: " + b"9" * 9000),

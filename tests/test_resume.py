@@ -83,7 +83,7 @@ def test_a_signal_stops_a_run_with_a_checkpoint_from_which_it_goes_on(recipe, ca
     process.send_signal(number)
     done = finish(process, 30)
     assert done.returncode == 128 + number, done.stderr
-    assert f"go on with: distbp train --resume {run}" in done.stderr
+    assert f"go on with it: distbp train --resume {run}" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (run / "result.json").exists()
     distbp("train", "--resume", run, "--workers", 2)

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distbp import __version__
-from distbp.cli.output import Output, next_folder
+from distbp.cli.output import Output, next_folder, unfinished
 from distbp.cli.progress import ProgressDisplay
 from distbp.cli.recipe_file import read_recipe
 from distbp.data import Dataset, load, name_of
@@ -50,7 +50,7 @@ Machines = Annotated[str | None, typer.Option(help="For tests: treat the workers
 Deadline = Annotated[
     float | None,
     typer.Option(
-        min=0.001, help="Seconds to wait for a worker that does not get on (10; on Ray 60), or for room in the cluster."
+        min=0.001, help="Seconds to wait for a worker that does not get on (10), or for room in a Ray cluster (60)."
     ),
 ]
 Address = Annotated[str | None, typer.Option(help="HOST:PORT of a Ray cluster; by default RAY_ADDRESS.")]
@@ -72,7 +72,13 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 def train(
     recipe_file: Annotated[Path | None, typer.Argument(metavar="[RECIPE.yaml]", help="By default: digits.")] = None,
     engine: EngineName = "auto",
-    workers: Workers = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            help="Worker processes; outside mpirun, mpirun is started. On Ray also MIN:MAX: as many as there is room "
+            "for; more are taken in later, at a checkpoint."
+        ),
+    ] = None,
     shards: Annotated[int | None, typer.Option(min=1, help="Logical workers; by default those of the recipe.")] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="Change a key of the recipe: key=value.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for model and metrics; by default runs/NAME-NUMBER.")] = None,
@@ -95,8 +101,16 @@ def train(
     max_failures: Annotated[
         int, typer.Option(min=0, help="Ray: how often to go on with new actors after some were lost.")
     ] = 3,
+    trust_network: Annotated[
+        bool,
+        typer.Option(
+            "--trust-network",
+            help="Ray: join a cluster on a network without a token; whoever reaches it runs what he likes.",
+        ),
+    ] = False,
     fault: Annotated[
-        str | None, typer.Option(help="For tests: lose a worker on purpose, as in kill:update:17:2.")
+        list[str] | None,
+        typer.Option(help="For tests: lose a worker on purpose, as in kill:update:17:2; the next one after that."),
     ] = None,
 ) -> None:
     """Train a network as a recipe says; without one, train `digits`.
@@ -110,12 +124,16 @@ def train(
         read = read_recipe(recipe_file, changes or [])
         return (read if shards is None else read.model_copy(update={"shards": shards})), None
 
-    sizes = _machine_sizes(machines, workers)
-    _launch_if_needed(engine, workers, address, lambda: begin()[0])
-    if fault is not None:
-        Fault.parse(fault)
-    protection = Protection(checkpoint_steps, checkpoint_minutes, max_time, fault=fault)
-    with _engine(engine, workers, sizes, deadline, address, cpus_per_worker, calls, max_failures) as connected:
+    least, most = _worker_range(workers)
+    sizes = _machine_sizes(machines, most)
+    if least == most:
+        _launch_if_needed(engine, most, address, lambda: begin()[0], out or resume)
+    faults = tuple(fault or ())
+    for text in faults:
+        Fault.parse(text)
+    protection = Protection(checkpoint_steps, checkpoint_minutes, max_time, faults=faults)
+    options = (sizes, deadline, address, cpus_per_worker, calls, max_failures, least, trust_network)
+    with _engine(engine, most, *options) as connected:
         with connected.agreement():
             recipe, state = begin()
             training = Training(recipe, protection=protection, state=state)
@@ -133,6 +151,9 @@ def _output(engine: Engine, folder: Path | None, name: str, keep: int, state: St
     """Return the output of the run, whose folder the first process has taken."""
     chosen = Path(engine.first(str(folder or next_folder(Path("runs"), name))))
     output = Output(chosen, keep)
+    if engine.worker == 0 and folder is None:
+        for other in unfinished(Path("runs"), name):
+            print(f"distbp: {other.folder} holds a run that has not ended; {other.way_on}", file=sys.stderr, flush=True)
     with engine.agreement():
         if engine.worker == 0:
             output.take(state)
@@ -161,9 +182,15 @@ def _train(training: Training, engine: Engine, output: Output) -> None:
             outcome = engine.perform(training, _Both(ProgressDisplay(console), output))
     except StoppedError as error:
         engine.conclude(output.checkpoints.wait)
-        stopped = StoppedError(f"{error}; go on with: distbp train --resume {output.folder}", error.signal)
+        stopped = StoppedError(f"{error}; {output.way_on}", error.signal)
         stopped.agreed = True
         raise stopped from None
+    except TrainingError as error:
+        if not (error.agreed and output.checkpoints.paths()):
+            raise
+        failed = TrainingError(f"{error}; {output.way_on}")
+        failed.agreed = True
+        raise failed from None
     finally:
         if engine.worker == 0:
             output.abandon()
@@ -286,6 +313,9 @@ def bench(
     engine: EngineName = "auto",
     workers: Workers = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps to time.")] = 200,
+    protection: Annotated[
+        bool, typer.Option("--protection", help="Time also what copies, hashing and deadlines cost.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     machines: Machines = None,
     deadline: Deadline = None,
@@ -303,7 +333,7 @@ def bench(
     machine_sizes = _machine_sizes(machines, workers)
     _launch_if_needed(engine, workers, address)
     with _engine(engine, workers, machine_sizes, deadline, address, cpus_per_worker, calls) as connected:
-        figures = connected.perform(Benchmark(sizes, batch, optimizer, steps))
+        figures = connected.perform(Benchmark(sizes, batch, optimizer, steps, protection))
         if connected.worker == 0:
             print(json.dumps(figures) if as_json else _bench_text(figures))
 
@@ -320,11 +350,22 @@ def _bench_text(figures: dict[str, Any]) -> str:
             f"efficiency            {figures['efficiency']:9.3f}",
             f"examples per second   {figures['examples_per_second']:9,.0f}",
             *(f"  {name:<19} {value:9.3f} ms" for name, value in figures["phases_ms"].items()),
-            f"copy of the state     {figures['copy_ms']:9.3f} ms: {figures['protection']:.1%} of the steps between two",
             f"memory of a worker    {mega['per_worker']:9.1f} MB, of its own",
             f"shared by a machine   {mega['shared_per_machine']:9.1f} MB, of which weights {mega['weights']:.1f} MB",
+            *(f"protection: {name:<20} {ratio - 1:+7.1%}" for name, ratio in figures["protection"].items()),
         ]
     )
+
+
+def _worker_range(text: str | None) -> tuple[int | None, int | None]:
+    """Return the least and the largest number of workers in ``text``, as in 4 or 2:4."""
+    if text is None:
+        return None, None
+    words = text.split(":")
+    numbers = [int(word) for word in words if word.isdigit()]
+    if len(numbers) != len(words) or len(words) > 2 or not 1 <= numbers[0] <= numbers[-1]:
+        raise InputError("a number such as 4, or MIN:MAX such as 2:4", repr(text), "change it", "--workers")
+    return numbers[0], numbers[-1]
 
 
 def _machine_sizes(machines: str | None, workers: int | None) -> tuple[int, ...] | None:
@@ -341,7 +382,11 @@ def _machine_sizes(machines: str | None, workers: int | None) -> tuple[int, ...]
 
 
 def _launch_if_needed(
-    engine: str, workers: int | None, address: str | None, recipe: Callable[[], Recipe] | None = None
+    engine: str,
+    workers: int | None,
+    address: str | None,
+    recipe: Callable[[], Recipe] | None = None,
+    folder: Path | None = None,
 ) -> None:
     """Start mpirun, and exit with its status, where several workers or MPI are asked for outside of it."""
     meant = choose(engine, address)
@@ -350,7 +395,12 @@ def _launch_if_needed(
         blas_threads = recipe().blas_threads if recipe else 1  # mistakes in the recipe end here
         import_mpi(initialize=False)
         command = [sys.executable, "-m", "distbp", *sys.argv[1:]]
-        raise SystemExit(launch(command, workers or 1, blas_threads))
+
+        def when_lost() -> None:
+            if folder is not None and Output(folder, 1).is_unfinished:
+                print(f"distbp: {folder} holds what there is of the run; {Output(folder, 1).way_on}", file=sys.stderr)
+
+        raise SystemExit(launch(command, workers or 1, blas_threads, when_lost))
 
 
 @contextmanager

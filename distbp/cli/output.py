@@ -29,6 +29,16 @@ class Output:
         self.checkpoints = Checkpoints(folder, keep)
         self.has_begun = True
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the folder holds a run that can be resumed."""
+        return bool(self.checkpoints.paths()) and not (self.folder / "result.json").exists()
+
+    @property
+    def way_on(self) -> str:
+        """How to go on with this run, for a message."""
+        return f"go on with it: distbp train --resume {self.folder}"
+
     def take(self, resumed: State | None) -> None:
         """Take the folder; ``abandon`` gives it back.
 
@@ -48,7 +58,7 @@ class Output:
         self.has_begun = False
         if self.checkpoints.paths():
             given = f"{self.folder}, which holds a run that has not ended"
-            remedy = f"go on with it: distbp train --resume {self.folder}; or choose another folder with --out"
+            remedy = f"{self.way_on}; or choose another folder with --out"
             raise InputError("an empty folder", given, remedy, "output")
         try:
             self.is_new = not self.folder.exists()
@@ -105,6 +115,12 @@ class Output:
         self.checkpoints.wait()
         outcome.model.save(self.folder / "model.safetensors")
         write_bytes(self.folder / "result.json", (json.dumps(outcome.summary(), indent=2) + "\n").encode())
+
+
+def unfinished(parent: Path, name: str) -> list[Output]:
+    """Return the runs parent/name-1, parent/name-2, ... that can be resumed."""
+    runs = [Output(folder, 1) for folder in sorted(parent.glob(f"{name}-*"))]
+    return [run for run in runs if run.is_unfinished]
 
 
 def next_folder(parent: Path, name: str) -> Path:

@@ -31,7 +31,7 @@ def read_idx(path: Path) -> np.ndarray:
             is_gzip = raw.read(2) == b"\x1f\x8b"
         with cast("BinaryIO", gzip.open(path, "rb")) if is_gzip else path.open("rb") as file:
             return _read(file, path)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:  # ValueError: of a shape that NumPy cannot have
         raise _broken(path, f"a file that cannot be read ({error})") from None
 
 

@@ -14,8 +14,8 @@ from distbp.train import Engine
 ENGINES = ("auto", "local", "mpi", "ray")
 """auto: mpi where an MPI launcher started this process, ray where an address of a cluster is known, else local."""
 
-DEADLINES_S = {"local": 0.0, "mpi": 10.0, "ray": 60.0}
-"""How long to wait for another worker, by default."""
+DEADLINE_S, ROOM_S = 10.0, 60.0
+"""How long to wait for another worker, and for the resources of a Ray cluster, by default."""
 
 
 def choose(engine: str, address: str | None = None) -> str:
@@ -45,6 +45,8 @@ def connect(
     cpus_per_worker: float = 1.0,
     calls: str = "auto",
     max_failures: int = 3,
+    least: int | None = None,
+    trust_network: bool = False,
 ) -> Engine:
     """Return what does the jobs of this program: the workers that it is one of, or those of a Ray cluster.
 
@@ -58,8 +60,8 @@ def connect(
         For tests: treat the workers as if they ran on machines with that many each.
     deadline_s:
         How long to wait for another worker that does not get on, and for the resources of a Ray cluster; by default
-        as ``DEADLINES_S`` has it.
-    address, cpus_per_worker, calls, max_failures:
+        ``DEADLINE_S`` and ``ROOM_S``.
+    address, cpus_per_worker, calls, max_failures, least, trust_network:
         As for ``distbp.engine.ray.RayEngine``.
 
     Raises
@@ -68,14 +70,27 @@ def connect(
         Where the engine does not exist, is not installed or not to be reached, or the workers were not started.
     """
     engine = choose(engine, address)
-    deadline_s = DEADLINES_S[engine] if deadline_s is None else deadline_s
     if engine == "ray":
-        return RayEngine(workers or 1, machines, deadline_s, address, cpus_per_worker, calls, max_failures)
-    group = MpiGroup(machines, deadline_s) if engine == "mpi" else LocalGroup()
+        return RayEngine(
+            workers or 1,
+            machines,
+            deadline_s or DEADLINE_S,
+            deadline_s or ROOM_S,
+            address,
+            cpus_per_worker,
+            calls,
+            max_failures,
+            least,
+            trust_network=trust_network,
+        )
+    group = MpiGroup(machines, deadline_s or DEADLINE_S) if engine == "mpi" else LocalGroup()
+    if least is not None and least != workers:
+        given = f"{least}:{workers} with the engine {engine}"
+        raise InputError("the engine ray, which can begin with fewer workers", given, "give one number", "--workers")
     if workers is not None and workers != group.n_workers:
         given = f"{group.n_workers} started by the engine {engine}"
         raise InputError(f"{workers} workers", given, f"start them with: mpirun -n {workers} python SCRIPT", "workers")
     return group
 
 
-__all__ = ["CALLS", "DEADLINES_S", "ENGINES", "choose", "connect"]
+__all__ = ["CALLS", "DEADLINE_S", "ENGINES", "choose", "connect"]

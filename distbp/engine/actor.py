@@ -25,7 +25,7 @@ from distbp.engine.group import MachineGroup, machine_identity
 from distbp.engine.machines import Link, MachineExchange, Messages
 from distbp.engine.messages import pack, pack_checkpoint, pack_error, pack_result, unpack, unpack_job
 from distbp.engine.push_pull import ActorPushPull, Desk
-from distbp.errors import DistbpError, LostError, TrainingError
+from distbp.errors import DifferenceError, DistbpError, LostError
 from distbp.nn import Layout
 from distbp.train import Exchange
 from distbp.train.exchange import PushPull
@@ -102,9 +102,11 @@ class RayWorker:
             end = pack({}) + (pack_result(result) if group.worker == 0 else b"")
         except DistbpError as error:
             end = pack({"error": pack_error(error)})
+        except LostError as lost:  # the driver finds out who died, and says so
+            end = pack({"lost": str(lost), "is_difference": isinstance(lost, DifferenceError)})
         except Exception:
             end = pack({"traceback": traceback.format_exc(), "step": self.step})
-        except (AbandonedError, LostError):  # the driver finds out who died, and says so
+        except AbandonedError:
             end = pack({})
         self.asked.put({"kind": "end"})
         return end
@@ -326,8 +328,8 @@ class ActorGroup(MachineGroup):
             self.actor.pause_s = _PAUSE_BETWEEN_MACHINES_S if exchange.peers else 0.0
         return exchange
 
-    def recover(self, moments: Collection[int]) -> int:
-        raise LostError("the driver makes new actors")
+    def recover(self, moments: Collection[int], lost: LostError) -> int:
+        raise lost  # the driver makes new actors
 
     def push_pull(self, exchange: Exchange) -> PushPull:
         assert isinstance(exchange, MachineExchange)
@@ -361,10 +363,7 @@ class ActorLink(Link):
             self.actor.ask("round", deadline_s)
         except queue.Empty:
             late = ", ".join(self.group.names[peer] for peer, queued in self.actor.inbox.items() if not queued)
-            raise TrainingError(
-                f"expected {what} from worker {late}; worker {self.group.names[self.group.worker]} got nothing within "
-                f"{deadline_s:g} s; see whether a worker is stopped or a machine cut off, or allow more with --deadline"
-            ) from None
+            raise LostError(f"{what} from worker {late} did not come within {deadline_s:g} s") from None
 
     def step_done(self, step: int) -> None:
         self.actor.step = step

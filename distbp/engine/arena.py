@@ -45,6 +45,7 @@ class ArenaMap:
         self.flags = self._place(len(workers) * ALIGNMENT_BYTES)
         self.norms = self._place(plan.n_blocks * 8)
         self.table = self._place(plan.n_shards * TABLE_COLUMNS * 8)
+        self.prints = self._place(len(plan.machines) * 8)
         self.weights = self._place(vector_bytes)
         self.partials = {(worker, node): self._place(vector_bytes) for worker in workers for node in plan.nodes(worker)}
         self.copies = [
@@ -175,13 +176,15 @@ class Arena:
         self.others = {(w - workers.start) * _LINE: w for w in workers if w != worker}
         self.notices = [i * _LINE + 1 for i in range(len(workers))]
         self.deaths = _Deaths({w: pid for w, pid in (pids or {}).items() if w != worker})
-        phases.beat = self.flags[self.own + 3 : self.own + 4]
+        self.beat = phases.beat = self.flags[self.own + 3 : self.own + 4]
+        self.watches = True  # deadlines and deaths
         self.count = 0
         self.n_spins = _SPINS if len(workers) <= len(os.sched_getaffinity(0)) else 0
         self.fence = threading.Lock()
         self.weights = self._vector(place.weights)
         self.norms = np.frombuffer(self.memory, np.float64, plan.n_blocks, place.norms)
         self.table = np.frombuffer(self.memory, np.float64, plan.n_shards * TABLE_COLUMNS, place.table)
+        self.prints = np.frombuffer(self.memory, np.int64, len(plan.machines), place.prints)
         self.partials = {key: self._vector(start) for key, start in place.partials.items()}
         self.copies = []
         for marks, tally, vectors in place.copies:
@@ -220,6 +223,8 @@ class Arena:
         for _ in range(self.n_spins):
             if flags[place] >= count:
                 return
+        while not self.watches and flags[place] < count:
+            os.sched_yield()
         met, beats = False, -1
         while not met and beats != flags[place + 3]:  # as long as it gets on, it may take its time
             beats = flags[place + 3]
@@ -253,6 +258,14 @@ class Arena:
     def break_off(self) -> None:
         """Let the others of this machine wait for this worker no more, since it will not come."""
         self.flags[self.own + 2] = 1
+
+    def sign(self, fingerprint: int) -> None:
+        """Tell the others the fingerprint of a part of the weights."""
+        self.flags[self.own + 4] = fingerprint
+
+    def signed(self) -> int:
+        """Return the sum of the fingerprints of all parts."""
+        return sum(self.flags[place + 3] for place in self.notices)
 
     def say(self, notice: int) -> None:
         """Tell the others something; they see it once all have met."""

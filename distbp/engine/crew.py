@@ -10,6 +10,7 @@ same, more slowly.
 from __future__ import annotations
 
 import json
+import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
@@ -22,9 +23,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from distbp.engine.actor import RayWorker, forget_semaphores, versions
 from distbp.engine.messages import pack, pack_job, pack_rows, unpack_checkpoint, unpack_error, unpack_result
-from distbp.errors import DistbpError, InputError, TrainingError
+from distbp.errors import DifferenceError, DistbpError, InputError, LostError, TrainingError
 from distbp.train import Training, Watcher
 from distbp.train.exchange import Job
+from distbp.train.pace import GROW
 from distbp.train.state import State
 
 if TYPE_CHECKING:
@@ -37,7 +39,8 @@ _LARGEST_BURST = 4096  # steps
 _DEPTH = 2  # turns under way where driver and actors share a machine: the next is there when an actor has done one
 _START_DEADLINES = 10  # an actor may take that many to start
 _PING_S = 5.0
-_ROOM_S = 3.0  # how long to wait for room before a crew that stands in for another does with one worker less
+_ROOM_S = 3.0  # how long to wait for room for all before fewer will do
+_LOOK_S = 2.0  # how often to look whether there is room for more
 _END_S = 5.0
 
 
@@ -59,8 +62,10 @@ class Crew:
         How many compute.
     has_server:
         Whether a parameter server is wanted beside the workers.
+    least:
+        How many will do, if there is no room for all.
     is_anew:
-        Whether these stand in for some that were lost: if there is no room for all, fewer will do.
+        Whether these stand in for others; what goes wrong at their start is a loss, too.
 
     Raises
     ------
@@ -68,8 +73,10 @@ class Crew:
         Where the cluster has no room for them, or runs other versions of what they need.
     """
 
-    def __init__(self, engine: RayEngine, workers: int, has_server: bool, *, is_anew: bool = False) -> None:
-        self.is_anew = is_anew
+    def __init__(
+        self, engine: RayEngine, workers: int, has_server: bool, *, least: int | None = None, is_anew: bool = False
+    ) -> None:
+        self.least, self.is_anew = workers if least is None else least, is_anew
         self.engine, self.ray, self.workers, self.has_server = engine, engine.ray, workers, has_server
         self.n_actors = workers + has_server
         self.actors: list[Any] = []
@@ -86,17 +93,18 @@ class Crew:
         return self
 
     def _reserve(self) -> None:
-        """Reserve resources; those that stand in for others take what there is."""
+        """Reserve resources for all or, where there is no room, for fewer."""
         while True:
             bundles = [{"CPU": self.engine.cpus_per_worker}] * self.n_actors
             self.group = self.ray.util.placement_group(bundles, strategy="PACK", name="distbp")
-            may_shrink = self.is_anew and self.workers > 1
-            if self.group.wait(min(_ROOM_S, self.engine.deadline_s) if may_shrink else self.engine.deadline_s):
+            may_shrink = self.workers > self.least
+            if self.group.wait(min(_ROOM_S, self.engine.room_s) if may_shrink else self.engine.room_s):
                 return
             if not may_shrink:
                 raise self._no_room()
             self.ray.util.remove_placement_group(self.group)
-            self.workers, self.n_actors = self.workers - 1, self.n_actors - 1
+            self.workers = max(self.least, min(self.workers - 1, self.engine.free() - self.has_server))
+            self.n_actors = self.workers + self.has_server
 
     def _no_room(self) -> InputError:
         ray, cpus = self.ray, self.engine.cpus_per_worker
@@ -104,7 +112,7 @@ class Crew:
         n_machines = sum(node["Alive"] for node in ray.nodes())
         return InputError(
             f"room for {self.n_actors} actors of {cpus:g} CPUs each, {self.n_actors * cpus:g} CPUs in all",
-            f"{free:g} free of {total:g} CPUs on {n_machines} machines, within {self.engine.deadline_s:g} s",
+            f"{free:g} free of {total:g} CPUs on {n_machines} machines, within {self.engine.room_s:g} s",
             "use fewer --workers or --cpus-per-worker, add machines, or wait longer with --deadline",
             "Ray cluster",
         )
@@ -145,14 +153,18 @@ class Crew:
             self.machines[-1] += self.has_server
 
     def _hellos(self) -> list[dict[str, Any]]:
+        """Return what the actors say of themselves; once one has started, the others must soon."""
         calls = [actor.hello.options(concurrency_group="ping").remote() for actor in self.actors]
-        timeout_s = self.engine.deadline_s * _START_DEADLINES
+        self.names = [str(worker) for worker in range(self.n_actors)]
+        started, _ = self.ray.wait(calls, timeout=self.engine.deadline_s * _START_DEADLINES)
         try:
-            return [json.loads(text) for text in self.ray.get(calls, timeout=timeout_s)]
-        except self.ray.exceptions.GetTimeoutError:
-            given = f"nothing within {timeout_s:g} s"
-            raise InputError("actors that start", given, "see the logs of the Ray cluster", "Ray cluster") from None
+            return [json.loads(text) for text in self.ray.get(calls, timeout=self.engine.deadline_s * bool(started))]
         except self.ray.exceptions.RayError as error:
+            if self.is_anew:
+                raise self._lost(error) from None
+            if isinstance(error, self.ray.exceptions.GetTimeoutError):
+                given = "at least one that does not answer"
+                raise InputError("actors that start", given, "see the logs of the Ray cluster", "Ray cluster") from None
             lines = [line.strip() for line in str(error).split("\n") if "Error" in line] or [str(error)]
             remedy = "install the same Python packages on all machines, distbp among them"
             raise InputError("actors that start", lines[-1], remedy, "Ray cluster") from None
@@ -163,12 +175,12 @@ class Crew:
         try:
             return self._perform(job, listener)
         except WorkerLostError as error:
-            error.state = self._rescued()
+            error.state = self.rescued()
             raise
         finally:
             listener.close()
 
-    def _rescued(self) -> State | None:
+    def rescued(self) -> State | None:
         """Return the newest state that any actor has a whole copy of."""
         calls = [
             a.rescue.options(concurrency_group="ping").remote() for w, a in enumerate(self.actors) if w not in self.lost
@@ -216,9 +228,12 @@ class Crew:
         carrier: Carrier = PlainCalls(self)
         step, until, burst, since = -1, 1, 1, time.perf_counter()
         answers: dict[str, Any] = {}
-        n_turns = 0
+        n_turns, looked, is_growing = 0, since, False
         while True:
-            orders = {"until": until, "brake": self.engine.brake.signal, "forget": carrier.is_nameless}
+            if self.engine.brake.is_manned and time.perf_counter() - looked > _LOOK_S:
+                is_growing, looked = self.engine.can_grow(self), time.perf_counter()
+            brake = self.engine.brake.signal or (GROW if is_growing else 0)
+            orders = {"until": until, "brake": brake, "forget": carrier.is_nameless}
             carrier.submit(json.dumps(answers | orders).encode())
             if carrier.is_behind:
                 continue
@@ -237,7 +252,7 @@ class Crew:
             asked = {report["number"] for report in reports if report["kind"] == "texts"}
             if kinds == {"texts"} and len(asked) == 1:
                 answers = {"number": asked.pop(), "texts": [report["text"] for report in reports]}
-            if kinds == {"until"} and isinstance(carrier, PlainCalls) and self.engine.calls != "plain":
+            if kinds == {"until"} and isinstance(carrier, PlainCalls) and self.wants_graph:
                 carrier = self.carrier = self._graph(carrier, [report["peers"] for report in reports], n_turns)
             done = min(report["step"] for report in reports)
             if done > step:
@@ -250,20 +265,39 @@ class Crew:
     def _checkpoint(self, actor: Any, number: int) -> bytes:
         """Return the checkpoint that ``actor`` reported."""
         try:
-            content: bytes = self.ray.get(actor.checkpoint.options(concurrency_group="ping").remote(number))
+            call = actor.checkpoint.options(concurrency_group="ping").remote(number)
+            content: bytes = self.ray.get(call, timeout=self.engine.deadline_s)
         except self.ray.exceptions.RayError as error:
             raise self._lost(error) from None
         return content
 
+    @property
+    def wants_graph(self) -> bool:
+        """Whether turns go through a compiled graph: within a machine a plain call for many steps costs no more."""
+        return self.engine.calls == "graph" or (self.engine.calls == "auto" and len(self.machines) > 1)
+
     def _graph(self, plain: Carrier, peers: list[list[int]], n_turns: int) -> Carrier:
         """Return the compiled graph, or ``plain`` where it is not to be had and was not insisted on."""
-        try:
-            return Graph(self, peers, n_turns)
-        except Exception as error:
-            if self.engine.calls == "graph":
-                given = f"{type(error).__name__}: {error}".split("\n")[0]
-                raise InputError("a Ray that compiles graphs", given, "use --calls auto", "engine ray") from None
-            return plain
+        made: list[Carrier] = []
+        errors: list[Exception] = []
+
+        def compile_it() -> None:
+            try:
+                made.append(Graph(self, peers, n_turns))
+            except Exception as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=compile_it, daemon=True)  # an actor that is stopped holds it up for ever
+        thread.start()
+        thread.join(self.engine.deadline_s * _START_DEADLINES)
+        if made:
+            return made[0]
+        if not errors:
+            raise self._lost(None)
+        if self.engine.calls == "graph":
+            given = f"{type(errors[0]).__name__}: {errors[0]}".split("\n")[0]
+            raise InputError("a Ray that compiles graphs", given, "use --calls auto", "engine ray")
+        return plain
 
     def _reports(self, carrier: Carrier) -> list[dict[str, Any]]:
         """Return what the actors report of the oldest turn under way."""
@@ -278,10 +312,14 @@ class Crew:
     def _end(self, worker: int) -> bytes:
         """Return what ``worker`` ended with; raise where that is an error."""
         try:
-            end: bytes = self.ray.get(self.ends[worker])
+            end: bytes = self.ray.get(self.ends[worker], timeout=self.engine.deadline_s)
         except self.ray.exceptions.RayError as error:
             raise self._lost(error) from None
         header = json.loads(end.split(b"\n", 1)[0])
+        if header.get("is_difference"):
+            raise DifferenceError(header["lost"])
+        if "lost" in header:
+            raise self._lost(LostError(header["lost"]))
         if "error" in header:
             raise unpack_error(header["error"])
         if "traceback" in header:

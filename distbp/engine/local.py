@@ -52,6 +52,9 @@ class LocalExchange(Exchange):
         self.copies = [new_copy(copied, layout.size, plan.n_shards, layout.dtype)] if copied else []
         self.own_elements = slice(0, layout.size)
 
+    def watch(self, is_on: bool) -> None:
+        pass
+
     def gather(self, step: int, notice: int) -> int:
         return notice
 

@@ -6,6 +6,7 @@ worker, the delegate, adds up what the machine has of the slice, sends that, and
 
 from __future__ import annotations
 
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,10 +15,11 @@ import numpy as np
 
 from distbp.data import share
 from distbp.engine.arena import TABLE_COLUMNS, Arena
+from distbp.errors import DifferenceError
 from distbp.nn import aligned_zeros
 from distbp.train.exchange import Exchange
 from distbp.train.phases import Phases
-from distbp.train.plan import Plan
+from distbp.train.plan import BLOCK, Plan
 from distbp.train.state import WEIGHTS, Copy
 from distbp.train.tree import SumProgram
 
@@ -120,6 +122,10 @@ class MachineExchange(Exchange):
     def shared_bytes(self) -> int:
         return self.arena.place.n_bytes
 
+    def watch(self, is_on: bool) -> None:
+        self.arena.watches = is_on
+        self.phases.beat = self.arena.beat if is_on else memoryview(bytearray(8)).cast("q")
+
     def gather(self, step: int, notice: int) -> int:
         self.step = step
         self.arena.say(notice)
@@ -173,9 +179,33 @@ class MachineExchange(Exchange):
             if self.bounds.stop > self.bounds.start:
                 delegates = [self.plan.delegate(self.worker, machine) for machine in self.others]
                 sends = [*sends, *((delegate, vector[self.bounds]) for delegate in delegates for vector in vectors)]
+            self.arena.sign(self._fingerprint() if self.compares else 0)
             self.arena.meet(self.step, "copying")  # the tally of all workers of this machine is there
-            self.link.round(sends, receives, f"the state after step {self.step}")
+            prints = self.arena.prints
+            if self.is_first:
+                prints[self.machine] = self.arena.signed()
+            prints_out, prints_in = self._between_leaders(prints, [range(m, m + 1) for m in range(len(prints))])
+            self.link.round([*sends, *prints_out], [*receives, *prints_in], f"the state after step {self.step}")
             self.phases.lap("exchange")
+            self.arena.meet(self.step, "copying")  # the fingerprints of all machines are there
+            self._compare(prints.tolist())
+
+    def _fingerprint(self) -> int:
+        """Return the sum of the checksums of those blocks of the weights that fall to this worker."""
+        own = self.plan.workers(self.machine)
+        blocks = share(self.plan.n_blocks, len(own), self.worker - own.start)
+        return sum(zlib.crc32(self.weights[i * BLOCK : (i + 1) * BLOCK].data, i) for i in blocks)
+
+    def _compare(self, prints: list[int]) -> None:
+        """Raise DifferenceError where the ``prints`` of the machines are not equal."""
+        if len(set(prints)) == 1:
+            return
+        counts = {value: prints.count(value) for value in prints}
+        usual = max(counts, key=lambda value: counts[value])
+        has_majority = 2 * counts[usual] > len(prints)
+        odd = [m for m, value in enumerate(prints) if not (has_majority and value == usual)]
+        names = " and of worker ".join(self.arena.names[self.plan.leader(m)] for m in odd)
+        raise DifferenceError(f"after step {self.step}, the weights on the machine of worker {names} differ")
 
     def allgather(self, values: np.ndarray) -> np.ndarray:
         shards, n_columns = self.plan.shards(self.worker), values.shape[1]

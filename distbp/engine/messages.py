@@ -68,9 +68,13 @@ def unpack_job(message: bytes, rows: bytes) -> Job[Any]:
         Recipe.parse(content["recipe"]),
         unpack_rows(rows) if rows else None,
         is_whole=not rows,
-        protection=Protection(**content["protection"]) if content["protection"] else None,
+        protection=_protection(content["protection"]) if content["protection"] else None,
         state=_state(content["state"], arrays) if arrays else None,
     )
+
+
+def _protection(content: dict[str, Any]) -> Protection:
+    return Protection(**content | {"faults": tuple(content["faults"])})
 
 
 def _state_parts(state: State) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

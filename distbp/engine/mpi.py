@@ -67,7 +67,7 @@ class MpiGroup(MachineGroup):
     name = "mpi"
     no_recovery = "the others can go on only under mpirun --with-ft ulfm; start it so"
 
-    def __init__(self, machines: tuple[int, ...] | None = None, deadline_s: float = 10.0) -> None:
+    def __init__(self, machines: tuple[int, ...] | None, deadline_s: float) -> None:
         super().__init__()
         self.MPI = MPI = import_mpi()
         self.deadline_s = deadline_s
@@ -104,7 +104,7 @@ class MpiGroup(MachineGroup):
     def can_recover(self) -> bool:  # type: ignore[override]
         return self.has_ulfm and self.n_workers > 1
 
-    def recover(self, moments: Collection[int]) -> int:
+    def recover(self, moments: Collection[int], lost: LostError) -> int:
         if self.arena is not None:
             self.arena.break_off()
             self.arena.deaths.close()
@@ -132,7 +132,7 @@ class MpiGroup(MachineGroup):
             except LostError as lost:
                 if not self.has_ulfm:
                     raise TrainingError(f"expected all workers to go on; {lost}, and {self.no_recovery}") from None
-                self.recover(())
+                self.recover((), lost)
 
     @contextmanager
     def losses(self) -> Iterator[None]:

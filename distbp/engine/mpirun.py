@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -38,8 +39,10 @@ def has_terminal() -> bool:
     return _TERMINAL_VARIABLE in os.environ
 
 
-def launch(command: list[str], n_workers: int, blas_threads: int) -> int:
+def launch(command: list[str], n_workers: int, blas_threads: int, when_lost: Callable[[], None]) -> int:
     """Run ``command`` under mpirun with ``n_workers`` ranks on this machine; return the exit status.
+
+    Where no rank came to an end that it could tell of, ``when_lost`` is called.
 
     The ranks end with this process. The first signal that asks it to stop is handed on to them as SIGUSR1, since mpirun
     leaves them no time after others; the next one ends mpirun, and with it the ranks.
@@ -87,6 +90,7 @@ def launch(command: list[str], n_workers: int, blas_threads: int) -> int:
         return 128 + caught[0]
     if said:
         return int(said)
+    when_lost()
     return code if code > 0 else 128 - code if code < 0 else _ALL_LOST
 
 

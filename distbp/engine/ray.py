@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import logging
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any, TypeVar
 
 from distbp.engine.crew import Crew, WorkerLostError
-from distbp.errors import DistbpError, InputError
+from distbp.errors import DifferenceError, DistbpError, InputError, StoppedError
 from distbp.train import Engine, Outcome, Training, Watcher
 from distbp.train.exchange import Job
-from distbp.train.pace import Protection
+from distbp.train.pace import GROW
+from distbp.train.training import twice
 
 T = TypeVar("T")
 
 CALLS = ("auto", "graph", "plain")
-"""Compiled graphs where they are to be had; compiled graphs; plain actor calls. The bits are the same."""
+"""Compiled graphs between machines, where they are to be had; compiled graphs; plain calls. The bits are the same."""
+
+_QUIET = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+_GROW_PAUSE_S = 5.0  # at least so long from one growth to the next, and twice as long each time
+_LONGEST_PAUSE_S = 30.0
 
 INSTALL = "install it with: pip install 'distbp[ray]'"
 
@@ -56,8 +63,8 @@ class RayEngine(Engine):
         How many.
     machines:
         For tests: treat the actors as if they ran on machines with that many each.
-    deadline_s:
-        How long to wait for the resources of the cluster, and for a worker.
+    deadline_s, room_s:
+        How long to wait for a worker, and for the resources of the cluster.
     address:
         HOST:PORT of a cluster; by default RAY_ADDRESS, else the one that runs on this machine, else one of its own.
     cpus_per_worker:
@@ -66,6 +73,10 @@ class RayEngine(Engine):
         A name of ``CALLS``.
     max_failures:
         How often training goes on with new actors after some were lost.
+    least:
+        How many workers will do while there is no room for more; by default ``workers``.
+    trust_network:
+        Whether to join a cluster on a network without a token.
 
     Raises
     ------
@@ -81,20 +92,32 @@ class RayEngine(Engine):
         workers: int,
         machines: tuple[int, ...] | None,
         deadline_s: float,
+        room_s: float,
         address: str | None,
         cpus_per_worker: float,
         calls: str,
         max_failures: int,
+        least: int | None = None,
+        *,
+        trust_network: bool = False,
     ) -> None:
-        self.max_failures = max_failures
         super().__init__()
+        self.max_failures, self.least, self.room_s = max_failures, least or workers, room_s
+        self.grows_from, self.grow_pause_s = 0.0, _GROW_PAUSE_S
         if calls not in CALLS:
             raise InputError(f"one of: {', '.join(CALLS)}", repr(calls), "choose one of these", "--calls")
         self.workers, self.machines, self.deadline_s = workers, machines, deadline_s
         self.cpus_per_worker, self.calls = cpus_per_worker, calls
         self.ray = import_ray()
         logging.getLogger("ray.dag").setLevel(logging.CRITICAL)  # what goes wrong there is raised as well
-        self.started_it = _join_or_start(self.ray, address or os.environ.get("RAY_ADDRESS"), workers, cpus_per_worker)
+        self.started_it = False
+        if not self.ray.is_initialized():
+            address = address or os.environ.get("RAY_ADDRESS") or _running_here()
+            if address is not None:
+                _join(self.ray, address, trust_network)
+            else:
+                _start(self.ray, workers, cpus_per_worker)
+                self.started_it = True
         if threading.current_thread() is threading.main_thread():  # Ray's own handler writes a stack trace
             signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
@@ -117,49 +140,93 @@ class RayEngine(Engine):
             if isinstance(job, Training) and job.is_protected:
                 outcome: Any = self._train(job, watcher)
                 return outcome
-            with Crew(self, self.workers, isinstance(job, Training) and job.recipe.wants_server) as crew:
+            has_server = isinstance(job, Training) and job.recipe.wants_server
+            with Crew(self, self.workers, has_server, least=self.least) as crew:
                 return crew.perform(job, watcher)
         except DistbpError as error:
             error.agreed = True
             raise
 
     def _train(self, job: Training, watcher: Watcher | None) -> Outcome:
-        """Train; where actors are lost, go on with new ones from what the others could save."""
-        workers, said, n_failures = self.workers, "", 0
+        """Train; where actors are lost or there is room for more, go on with new ones from what the others saved."""
+        said, n_failures, n_in_vain, is_repeated = "", 0, 0, False
         while True:
+            least = 1 if said and self.least == self.workers else self.least
             try:
-                with Crew(self, workers, job.recipe.wants_server, is_anew=n_failures > 0) as crew:
-                    if n_failures and watcher:
+                with Crew(self, self.workers, job.recipe.wants_server, least=least, is_anew=bool(said)) as crew:
+                    if said and watcher:
                         step, history = (job.state.step, job.state.history) if job.state else (0, [])
                         watcher.recovered(said, step, history, crew.workers)
-                    return crew.perform(job, watcher)
+                    try:
+                        return crew.perform(job, watcher)
+                    except StoppedError as stopped:
+                        if stopped.signal != GROW:
+                            raise
+                        said, state = "there is room for more workers", crew.rescued()
+                    except DifferenceError as difference:
+                        if is_repeated:
+                            raise twice(difference) from None
+                        said, state, is_repeated = str(difference), crew.rescued(), True
+                        job = dataclasses.replace(job, protection=job.protection and job.protection.after_loss())
             except WorkerLostError as lost:
                 n_failures += 1
                 if n_failures > self.max_failures:
                     raise
-                said = lost.who
-                protection = dataclasses.replace(job.protection or Protection(), fault=None)
-                job = dataclasses.replace(job, state=lost.state or job.state, protection=protection)
+                said, state = lost.who, lost.state
+                if state is not None:
+                    n_in_vain = 0
+                elif n_in_vain := n_in_vain + 1:
+                    time.sleep(min(_LONGEST_PAUSE_S, 2.0 ** (n_in_vain - 2)) if n_in_vain > 1 else 0.0)
+                job = dataclasses.replace(job, protection=job.protection and job.protection.after_loss())
+            job = dataclasses.replace(job, state=state or job.state)
 
+    def free(self) -> int:
+        """Return for how many workers the cluster has room, as far as it knows."""
+        return int(self.ray.available_resources().get("CPU", 0.0) // self.cpus_per_worker)
 
-def _join_or_start(ray: Any, address: str | None, workers: int, cpus_per_worker: float) -> bool:
-    """Connect this process to a cluster; return whether it was started for this."""
-    if ray.is_initialized():
-        return False
-    options = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    address = address or _running_here()
-    if address is None:
-        n_cpus = max(os.cpu_count() or 1, int((workers + 1) * cpus_per_worker + 1))
-        ray.init(address="local", num_cpus=n_cpus, include_dashboard=False, **options)
+    def can_grow(self, crew: Crew) -> bool:
+        """Return whether there is room for more workers than ``crew`` has; after each time, not so soon again."""
+        now = time.monotonic()
+        if crew.workers >= self.workers or now < self.grows_from or not self.free():
+            return False
+        self.grow_pause_s *= 2
+        self.grows_from = now + self.grow_pause_s
         return True
+
+
+def _start(ray: Any, workers: int, cpus_per_worker: float) -> None:
+    """Start a Ray for this process alone."""
+    n_cpus = max(os.cpu_count() or 1, int((workers + 1) * cpus_per_worker + 1))
+    ray.init(address="local", num_cpus=n_cpus, include_dashboard=False, **_QUIET)
+
+
+def _join(ray: Any, address: str, trust_network: bool) -> None:
+    """Connect this process to the cluster at ``address``."""
+    _require_form(address)
+    if not (trust_network or os.environ.get("RAY_AUTH_MODE") == "token" or _is_loopback(address)):
+        raise InputError(
+            "token authentication in a cluster that is reached over a network (RAY_AUTH_MODE=token)",
+            f"{address}, without it",
+            "start the cluster with a token (ray get-auth-token --generate), or say --trust-network, which risks that "
+            "whoever reaches the cluster runs what he likes on its machines and on this one",
+            "--address",
+        )
     _require_answer(address)
     try:
-        ray.init(address=address, **options)
+        ray.init(address=address, **_QUIET)
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         given = f"{address}: {_first_line(error.__cause__ or error)}"
         remedy = "use the same Python and Ray as the cluster, and its token (RAY_AUTH_MODE=token) where it wants one"
         raise InputError("a Ray cluster that takes this process in", given, remedy, "--address") from None
-    return False
+
+
+def _is_loopback(address: str) -> bool:
+    """Return whether only processes of this machine can reach ``address``."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return all(ipaddress.ip_address(a[4][0]).is_loopback for a in socket.getaddrinfo(host, None))
+    except (OSError, ValueError):
+        return False
 
 
 def _running_here() -> str | None:
@@ -174,12 +241,16 @@ def _running_here() -> str | None:
     return address
 
 
-def _require_answer(address: str) -> None:
-    """Raise InputError where nothing answers at ``address``: Ray would try for a minute and then end the process."""
+def _require_form(address: str) -> None:
+    """Raise InputError where ``address`` is none."""
     _, colon, port = address.rpartition(":")
     if "://" in address or not (colon and port.isdigit()):
         remedy = "give the address of the head, or send the command into the cluster with `ray job submit`"
         raise InputError("HOST:PORT of a Ray cluster, such as 10.0.0.1:6379", repr(address), remedy, "--address")
+
+
+def _require_answer(address: str) -> None:
+    """Raise InputError where nothing answers at ``address``: Ray would try for a minute and then end the process."""
     try:
         _try(address, timeout_s=10)
     except OSError as error:

@@ -44,9 +44,9 @@ def work(run: Run, line: PushPull) -> dict[str, Any]:
             bad_shard = worker.compute(step)
             if bad_shard >= 0:
                 raise TrainingError(
-                    f"expected a finite loss; the loss of shard {bad_shard} at step {step} of worker "
-                    f"{run.group.worker} is not, and its gradient was not pushed; lower the learning rate, set "
-                    "clip_norm, or check the data"
+                    f"expected a finite loss and gradient; that of shard {bad_shard} at step {step} of worker "
+                    f"{run.group.worker} is not ({worker.diagnose(bad_shard)}), and it was not pushed; "
+                    "lower the learning rate, set clip_norm, or check the data"
                 )
             for other in others:
                 np.add(gradient, other, out=gradient)

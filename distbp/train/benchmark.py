@@ -21,7 +21,14 @@ from distbp.train.run import Run
 
 _EPOCH_STEPS = 16
 _ROUNDS = 10
-_COPIES = 3  # a round
+PROTECTIONS = {  # copies and comparisons of the state, deadlines
+    "none": (False, False, False),
+    "copies": (True, False, False),
+    "copies and hashing": (True, True, False),
+    "deadlines": (False, False, True),
+    "all": (True, True, True),
+}
+"""What is switched on in the parts of a round that are compared."""
 
 
 def synthetic(n_rows: int, n_in: int, n_classes: int) -> Dataset:
@@ -64,31 +71,36 @@ class Benchmark:
         As in a recipe.
     n_steps:
         How many steps to time.
+    with_protection:
+        Whether to time as many steps with each of ``PROTECTIONS``, too.
     """
 
     sizes: list[int]
     rows: int
     optimizer: str
     n_steps: int
+    with_protection: bool = False
 
     def perform(self, group: Group, watcher: Watcher | None = None) -> dict[str, Any]:
         """Return the figures.
 
         Medians over steps, then means over workers: ``ms_per_step``, ``matmul_ms_per_step``, their ratio
-        ``efficiency``, ``examples_per_second``, ``phases_ms``; ``copy_ms``, what it takes to copy the state once, and
-        ``protection``, the share of the time of the steps between two copies that this is; and ``memory_bytes``: what a
-        worker has for itself, what the workers of a machine share, and how much of that is weights.
+        ``efficiency``, ``examples_per_second``, ``phases_ms``; ``memory_bytes``: what a worker has for itself, what the
+        workers of a machine share, and how much of that is weights. ``protection`` has, for each of ``PROTECTIONS``,
+        the time of as many steps as lie between two copies, as a ratio to that with none: the median over rounds.
         """
-        return _benchmark(self.sizes, self.rows, self.optimizer, group, self.n_steps)
+        return _benchmark(self, group)
 
 
-def _benchmark(sizes: list[int], rows: int, optimizer: str, group: Group, n_steps: int) -> dict[str, Any]:
+def _benchmark(job: Benchmark, group: Group) -> dict[str, Any]:
+    sizes, rows, optimizer, n_steps = job.sizes, job.rows, job.optimizer, job.n_steps
     n_workers = group.n_workers
     dataset = synthetic(rows * n_workers * _EPOCH_STEPS, sizes[0], sizes[-1])
-    run = Run(recipe(sizes, rows, optimizer, n_workers), dataset, group, Protection())
+    run = Run(recipe(sizes, rows, optimizer, n_workers), dataset, group, Protection() if job.with_protection else None)
     del dataset
     n_own = len(run.plan.shards(group.worker))
-    steps, products_s, copies_s, phases = [], [], [], []
+    steps, products_s, phases = [], [], []
+    blocks_s: dict[str, list[float]] = {name: [] for name in PROTECTIONS}
     step = 0
 
     def timed_step() -> float:
@@ -98,6 +110,19 @@ def _benchmark(sizes: list[int], rows: int, optimizer: str, group: Group, n_step
         run.step(step)
         step += 1
         return time.perf_counter() - started
+
+    def timed_block(copies: bool, compares: bool, watches: bool) -> float:
+        run.exchange.compares = compares
+        run.exchange.watch(watches)
+        run.exchange.barrier()
+        started = time.perf_counter()
+        for _ in range(run.protection.copy_steps):
+            timed_step()
+        if copies:
+            run.copy(2 * step)
+        seconds = time.perf_counter() - started
+        run.exchange.watch(True)
+        return seconds
 
     with threadpool_limits(run.recipe.blas_threads, "blas"):
         for _ in range(5):
@@ -110,12 +135,6 @@ def _benchmark(sizes: list[int], rows: int, optimizer: str, group: Group, n_step
             for _ in range(per_round):
                 steps.append(timed_step())
                 phases.append([run.phases.seconds[phase] for phase in PHASES])
-            for i in range(_COPIES + 1):
-                run.exchange.barrier()
-                started = time.perf_counter()
-                run.copy(2 * step)
-                if i:
-                    copies_s.append(time.perf_counter() - started)
             run.exchange.barrier()
             for i in range(per_round + 1):
                 started = time.perf_counter()
@@ -123,7 +142,15 @@ def _benchmark(sizes: list[int], rows: int, optimizer: str, group: Group, n_step
                     product()
                 if i:
                     products_s.append(time.perf_counter() - started)
-    medians = [np.median(steps), np.median(products_s), np.median(copies_s)]
+        if job.with_protection:
+            for i in range(1 + max(1, n_steps // run.protection.copy_steps)):
+                names = list(PROTECTIONS)
+                for name in names[i % len(names) :] + names[: i % len(names)]:  # nobody is always the first
+                    seconds = timed_block(*PROTECTIONS[name])
+                    if i:
+                        blocks_s[name].append(seconds)
+    ratios = {name: float(np.median(np.array(own) / blocks_s["none"])) for name, own in blocks_s.items() if own}
+    medians = [np.median(steps), np.median(products_s)]
     own = [*medians, *np.median(np.array(phases), axis=0), group.private_bytes()]
     over_workers = run.exchange.allgather(np.tile(np.array(own), (n_own, 1)))
     mean = over_workers.mean(axis=0)
@@ -138,9 +165,8 @@ def _benchmark(sizes: list[int], rows: int, optimizer: str, group: Group, n_step
         "matmul_ms_per_step": 1e3 * mean[1],
         "efficiency": mean[1] / mean[0],
         "examples_per_second": rows * n_workers / mean[0],
-        "phases_ms": {phase: 1e3 * mean[3 + i] for i, phase in enumerate(PHASES)},
-        "copy_ms": 1e3 * mean[2],
-        "protection": mean[2] / mean[0] / run.protection.copy_steps,
+        "phases_ms": {phase: 1e3 * mean[2 + i] for i, phase in enumerate(PHASES)},
+        "protection": ratios,
         "memory_bytes": {
             "per_worker": int(over_workers[:, -1].max()),
             "shared_per_machine": run.exchange.shared_bytes,

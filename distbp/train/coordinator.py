@@ -95,10 +95,6 @@ class Coordinator:
         for i, g in self.norm_blocks:
             self.norms[i] = np.dot(g, g)
 
-    def is_finite(self) -> bool:
-        """Return whether the mean gradient that ``measure`` made is finite; its norm may be too large for its type."""
-        return all(bool(np.all(np.isfinite(block.g))) for block in self.blocks)
-
     def update(self, step: int, lr: float, count: int) -> None:
         """Apply ``step`` (from 0) with learning rate ``lr`` to the slice; ``count`` are the rows of the step."""
         scale = 1.0

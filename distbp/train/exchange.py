@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from distbp.errors import DistbpError
+from distbp.errors import DistbpError, LostError
 from distbp.nn import Layout
 from distbp.train.pace import Brake
 from distbp.train.phases import Phases
@@ -41,6 +41,8 @@ class Exchange(ABC):
         Places for copies of the state.
     own_elements:
         The part of the weights that this worker copies, among those of its machine.
+    compares:
+        Whether ``complete`` compares what machines see of the weights.
     """
 
     plan: Plan
@@ -52,6 +54,11 @@ class Exchange(ABC):
     norms: np.ndarray
     copies: list[Copy]
     own_elements: slice
+    compares = True
+
+    @abstractmethod
+    def watch(self, is_on: bool) -> None:
+        """Turn deadlines and the noticing of deaths on or off, to measure what they cost."""
 
     @abstractmethod
     def gather(self, step: int, notice: int) -> int:
@@ -75,7 +82,13 @@ class Exchange(ABC):
 
     @abstractmethod
     def complete(self, copy: Copy) -> None:
-        """Fill in what other machines hold of the state, once this worker has written its part into ``copy``."""
+        """Fill in what other machines hold of the state, once this worker has written its part into ``copy``.
+
+        Raises
+        ------
+        DifferenceError
+            Where the machines see different weights.
+        """
 
     def barrier(self) -> None:
         """Return when all workers have called this."""
@@ -258,8 +271,11 @@ class Group(Engine):
             Where there is no room for it.
         """
 
-    def recover(self, moments: Collection[int]) -> int:
-        """Leave out the workers that are lost; return the highest of ``moments`` that all of those left have given."""
+    def recover(self, moments: Collection[int], lost: LostError) -> int:
+        """Leave out the workers that are lost; return the highest of ``moments`` that all of those left have given.
+
+        Where somebody else brings about the recovery, ``lost`` is raised again.
+        """
         raise NotImplementedError
 
     def push_pull(self, exchange: Exchange) -> PushPull:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 
 NOTHING, CHECKPOINT, STOP, BAD = range(4)
 """What a worker tells the others at a step; the highest counts. BAD + shard: the loss of that shard is not finite."""
+
+GROW = -1
+"""Stands in for the signal where a run stops to go on with more workers."""
 
 
 @dataclass(frozen=True)
@@ -21,15 +25,24 @@ class Protection:
         How long a run may train before it writes a checkpoint and stops.
     copy_steps:
         How often the workers copy the state in memory, to go on from where one of them is lost.
-    fault:
-        A fault on purpose, as ``Fault.parse`` has it; for tests.
+    faults:
+        Faults on purpose, as ``Fault.parse`` has them: one after another, the next one after a recovery. For tests.
     """
 
     checkpoint_steps: int | None = None
     checkpoint_minutes: float | None = None
     max_minutes: float | None = None
     copy_steps: int = 16
-    fault: str | None = None
+    faults: tuple[str, ...] = ()
+
+    @property
+    def keeps(self) -> bool:
+        """Whether checkpoints are written."""
+        return any(every is not None for every in (self.checkpoint_steps, self.checkpoint_minutes, self.max_minutes))
+
+    def after_loss(self) -> Protection:
+        """Return the protection of the run that goes on after a loss."""
+        return dataclasses.replace(self, faults=self.faults[1:])
 
 
 class Brake:

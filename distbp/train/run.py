@@ -128,12 +128,13 @@ class Run:
             if state is not None:
                 _require_fit(state, self.plan, dataset.train.where)
         self.group, self.phases = group, Phases()
-        copied = vector_names(recipe) if protection is not None and recipe.is_synchronous else []
+        has_copies = protection is not None and recipe.is_synchronous and (protection.keeps or group.can_recover)
+        copied = vector_names(recipe) if has_copies else []
         with group.agreement():
             self.exchange = group.exchange(self.plan, layout, self.phases, copied)
         self.protection = protection or Protection()
         self.pace = Pace(self.protection, group.brake, leads=group.worker == 0)
-        self.fault = Fault.parse(self.protection.fault) if self.protection.fault else None
+        self.fault = Fault.parse(self.protection.faults[0]) if self.protection.faults else None
         with threadpool_limits(recipe.blas_threads, "blas"):
             self.scaling = self._fit_scaling(shards["train"], len(dataset.train))
             for part in shards.values():
@@ -209,33 +210,24 @@ class Run:
         if self.recipe.clip_norm is not None:
             self.coordinator.measure(count)
             self.exchange.gather_norms(step)
-            if not math.isfinite(float(total(self.exchange.norms))):
-                with self.group.agreement():
-                    if not self.coordinator.is_finite():
-                        raise self._not_finite(f"the gradient of step {step}", "the loss is")
         self.coordinator.update(step, self.learning_rate(step), count)
         self._pass("commit", step)
         self.exchange.spread(step)
         return notice
 
     def _refuse(self, step: int, shard: int) -> None:
-        """Raise the error of the worker that computes ``shard``, whose loss is not finite, on all workers."""
+        """Raise the error of the worker that computes ``shard``, whose loss or gradient is not finite, on all."""
         with self.group.agreement():
             if shard in self.worker.shards["train"]:
-                raise self._not_finite(f"the loss of shard {shard} at step {step}", self.worker.diagnose(shard))
-
-    @staticmethod
-    def _not_finite(what: str, where: str) -> TrainingError:
-        error = TrainingError(
-            f"expected a finite loss; {what} is not ({where}), and the step was not committed; "
-            "lower the learning rate, set clip_norm, or check the data"
-        )
-        error.agreed = True
-        return error
+                raise TrainingError(
+                    f"expected a finite loss and gradient; that of shard {shard} at step {step} is not "
+                    f"({self.worker.diagnose(shard)}), and the step was not committed; "
+                    "lower the learning rate, set clip_norm, or check the data"
+                )
 
     def _pass(self, phase: str, step: int) -> None:
         if self.fault is not None:
-            self.fault.strike(phase, step, self.group.worker)
+            self.fault.strike(phase, step, self.group.worker, self.exchange.weights)
 
     def train(self, watcher: Watcher | None = None) -> Outcome:
         """Train to the end; return the outcome, the same on every worker."""
@@ -283,7 +275,13 @@ class Run:
         return self.history
 
     def copy(self, moment: int) -> Copy | None:
-        """Copy this worker's part of the state at this ``moment``; the copy is whole once all have done so."""
+        """Copy this worker's part of the state at this ``moment``; the copy is whole once all have done so.
+
+        Raises
+        ------
+        DifferenceError
+            Where the machines see different weights.
+        """
         exchange = self.exchange
         if not exchange.copies:
             return None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 from distbp.data import Dataset, load, split
-from distbp.errors import InputError, LostError, TrainingError
+from distbp.errors import DifferenceError, InputError, LostError, TrainingError
 from distbp.train.exchange import Group, Watcher
 from distbp.train.pace import Protection
 from distbp.train.recipe import Recipe
@@ -43,7 +42,7 @@ class Training:
 
     def perform(self, group: Group, watcher: Watcher | None) -> Outcome:
         state, run, dataset, protection = self.state, None, None, self.protection
-        said = ""
+        said, is_repeated = "", False
         while True:
             try:
                 if dataset is None:
@@ -58,10 +57,14 @@ class Training:
             except LostError as lost:
                 if not group.can_recover:
                     raise TrainingError(f"expected all workers to go on; {lost}, and {group.no_recovery}") from None
+                if isinstance(lost, DifferenceError):
+                    if is_repeated:
+                        raise twice(lost) from None
+                    is_repeated = True
                 states = {} if run is None else run.states()
-                moment = group.recover({*states, self._moment(state)})
+                moment = group.recover({*states, self._moment(state)}, lost)
                 state = states.get(moment, state)
-                protection = dataclasses.replace(protection or Protection(), fault=None)
+                protection = protection and protection.after_loss()
                 said = f"{said}; {lost}" if said else str(lost)
 
     @staticmethod
@@ -72,6 +75,16 @@ class Training:
         """Return the rows, with the validation part that the recipe asks for."""
         dataset = load(self.recipe.data.source) if self.dataset is None else self.dataset
         return with_validation(dataset, self.recipe) if self.is_whole else dataset
+
+
+def twice(lost: DifferenceError) -> TrainingError:
+    """Return the error that ends a run whose machines saw different weights again."""
+    error = TrainingError(
+        f"expected the same weights on all machines; {lost}, for the second time; test the memory and the network of "
+        "that machine, or leave it out"
+    )
+    error.agreed = True
+    return error
 
 
 def with_validation(dataset: Dataset, recipe: Recipe) -> Dataset:

@@ -20,6 +20,11 @@ from distbp.train.tree import Node, children
 _ROWS_NAMED = 20
 
 
+def is_finite(vector: np.ndarray) -> bool:
+    """Return whether all of ``vector`` is finite; its norm, which is cheaper to compute, mostly says so."""
+    return math.isfinite(float(np.dot(vector, vector))) or bool(np.all(np.isfinite(vector)))
+
+
 class Worker:
     """The computation of some neighbouring shards.
 
@@ -70,7 +75,7 @@ class Worker:
         self.tally = {shard: np.zeros(len(TALLY)) for shard in shards["train"]}
 
     def compute(self, step: int) -> int:
-        """Compute the partials of ``step`` of the run; return a shard whose loss is not finite, or -1."""
+        """Compute the partials of ``step`` of the run; return a shard whose loss or gradient is not finite, or -1."""
         epoch, self.epoch_step = divmod(step, self.partition.epoch_steps)
         self.step = step
         if epoch != self.epoch:
@@ -79,13 +84,19 @@ class Worker:
         self.bad_shard = -1
         for node, gradient in self.partials:
             self._sum(node, gradient, self._microbatch, 0)
+            if self.bad_shard < 0 and not is_finite(gradient.vector):
+                self.bad_shard = next((s for s in range(*node) if not self._has_finite_gradient(s, gradient)), node[0])
         return self.bad_shard
 
+    def _has_finite_gradient(self, shard: int, out: Gradient) -> bool:
+        self._microbatch(shard, out, 0)
+        return is_finite(out.vector)
+
     def diagnose(self, shard: int) -> str:
-        """Return where a loss of the last microbatch of ``shard`` stops being finite, for a message."""
+        """Return where the last microbatch of ``shard`` stops being finite, for a message."""
         start, stop = self.partition.span(shard, self.epoch_step)
         places, rows = self.orders[shard][start:stop], self.shards["train"][shard]
-        layer = "the loss"
+        layer = None
         for first in range(0, len(places), self.step_rows):
             piece = places[first : first + self.step_rows]
             x, t = self.x[: len(piece)], self.t[: len(piece)]
@@ -95,6 +106,12 @@ class Worker:
             if (name := self.network.first_not_finite(x)) is not None:
                 layer = name
                 break
+        if layer is None:
+            self.bad_shard, (_, gradient) = -1, self.partials[0]
+            self._microbatch(shard, gradient, 0)
+            views = self.network.layout.views(gradient.vector)
+            bad = [name for name, view in views.items() if not is_finite(view.ravel())]
+            layer = "the loss" if self.bad_shard == shard or not bad else f"the gradient of {bad[-1]}"
         numbers = np.sort(np.asarray(rows.numbers)[places])
         some = ", ".join(map(str, numbers[:_ROWS_NAMED])) + (", ..." if len(numbers) > _ROWS_NAMED else "")
         return f"first in {layer}; rows {some} of {rows.where or 'the training rows'}"

@@ -41,12 +41,13 @@ def test_predict_writes_an_npy_file(run, tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_bench_prints_the_promised_keys(workers):
-    options = ["--layers", "20,16,10", "--batch", 8, "--steps", 20, "--workers", workers, "--json"]
+    options = ["--layers", "20,16,10", "--batch", 8, "--steps", 20, "--workers", workers, "--protection", "--json"]
     figures = json.loads(distbp("bench", *options).stdout)
     keys = {"ms_per_step", "matmul_ms_per_step", "efficiency", "examples_per_second", "phases_ms", "memory_bytes"}
     assert keys <= set(figures)
     assert figures["workers"] == workers
     assert figures["efficiency"] == pytest.approx(figures["matmul_ms_per_step"] / figures["ms_per_step"])
+    assert set(figures["protection"]) == {"none", "copies", "copies and hashing", "deadlines", "all"}
     assert set(figures["phases_ms"]) == {"forward", "backward", "exchange", "update", "waiting"}
     assert figures["memory_bytes"]["weights"] >= 4 * (20 * 16 + 16 + 16 * 10 + 10)
     assert (figures["memory_bytes"]["shared_per_machine"] > 0) == (workers == 2)

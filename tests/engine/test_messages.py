@@ -25,10 +25,12 @@ from distbp.engine.messages import (
 from distbp.train import Training
 from distbp.train.benchmark import Benchmark
 from distbp.train.model import make_shard
+from distbp.train.pace import Protection
 from distbp.train.training import with_validation
 
 RECIPE = Recipe.parse({"model": [{"dense": 3}, "softmax"], "batch_size": 4, "shards": 5, "data": {"validation": 0.25}})
 DTYPES = [np.float32, np.float64, np.int64, np.uint8, np.dtype(">f8")]
+FAULTY = Protection(checkpoint_steps=3, faults=("kill:update:17:2", "flip:copy:20:1"))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -85,7 +87,9 @@ def test_rows_that_were_sent_are_called_by_their_own_numbers():
         make_shard(held, np.array([2, 7]), loss, network)
 
 
-@pytest.mark.parametrize("job", [Training(RECIPE), Benchmark([4, 3], 2, "adam", 7)])
+@pytest.mark.parametrize(
+    "job", [Training(RECIPE), Training(RECIPE, protection=FAULTY), Benchmark([4, 3], 2, "adam", 7)]
+)
 def test_jobs_come_back_as_they_were(job):
     back = unpack_job(pack_job(job), b"")
     assert type(back) is type(job)

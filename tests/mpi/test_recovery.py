@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 
@@ -77,11 +78,36 @@ def test_a_rank_may_die_at_any_phase_of_a_step(recipe, alone, tmp_path, phase, i
     compare(result(tmp_path / "run"), alone)
 
 
+FLIP = ["--fault", "flip:copy:20:2"]
+
+
+@pytest.mark.parametrize("machines", ["2+1", "1+1+1"])
+def test_where_machines_see_different_weights_the_steps_since_the_last_copy_are_done_again(
+    recipe, alone, tmp_path, machines
+):
+    done = distbp("train", recipe, "--workers", 3, "--machines", machines, *FLIP, "--out", tmp_path / "run")
+    named = re.findall(r"worker (\d)", done.stdout)
+    assert named == (["2"] if machines == "1+1+1" else ["0", "2"])  # the majority is right
+    assert "going on from step 16 with 3 workers" in done.stdout
+    compare(result(tmp_path / "run"), alone)
+
+
+def test_where_they_do_so_again_the_run_ends_and_names_the_machine(recipe, tmp_path):
+    options = ["--workers", 3, "--machines", "1+1+1", *FLIP, *FLIP, "--checkpoint-steps", 10]
+    done = distbp("train", recipe, *options, "--out", tmp_path / "run", status=3)
+    assert "the machine of worker 2 (machine" in done.stderr
+    assert "for the second time" in done.stderr
+    assert f"go on with it: distbp train --resume {tmp_path / 'run'}" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_where_all_are_lost_the_status_says_so_and_a_checkpoint_leads_on(long, calm, tmp_path):
     process = start_training(tmp_path / "run", long, "--workers", 2, "--checkpoint-steps", 10)
     for victim in ranks(process):
         victim.kill()
-    assert finish(process, 30).returncode != 0
+    done = finish(process, 30)
+    assert done.returncode != 0
+    assert f"go on with it: distbp train --resume {tmp_path / 'run'}" in done.stderr
     assert not our_processes()
     distbp("train", "--resume", tmp_path / "run")
     compare(result(tmp_path / "run"), result(calm))

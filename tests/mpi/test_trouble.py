@@ -135,7 +135,7 @@ SMALL = "model: [{dense: 3}, softmax]\nshards: 4\nepochs: 1\n"
         (
             lambda x, _: x.__imul__(1e30),
             ["--set", "loss=squared_error", "--set", "model=[{dense: 1}]"],
-            "finite loss; the loss of shard",
+            "finite loss and gradient; that of shard",
         ),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import signal
 
 import psutil
@@ -64,6 +65,26 @@ def test_an_actor_may_die_at_any_phase_of_a_step(recipe, alone, cluster, tmp_pat
     options = ["--checkpoint-steps", 5, "--fault", f"kill:{phase}:20:{worker}", "--workers", 3]
     distbp("train", recipe, "--address", cluster.address, *options, "--out", tmp_path / "run")
     compare(result(tmp_path / "run"), alone)
+
+
+def test_where_machines_see_different_weights_the_steps_since_the_last_copy_are_done_again(
+    recipe, alone, cluster, tmp_path
+):
+    options = ["--workers", 2, "--machines", "1+1", "--fault", "flip:copy:20:1"]
+    done = distbp("train", recipe, "--address", cluster.address, *options, "--out", tmp_path / "run")
+    assert "differ; going on from step 16 with 2 workers" in done.stdout
+    compare(result(tmp_path / "run"), alone)
+
+
+def test_a_run_grows_when_a_machine_joins_the_cluster(long, calm, tmp_path):
+    with Cluster([1]) as cluster:
+        process = start_training(tmp_path / "run", long, "--address", cluster.address, "--workers", "1:3")
+        cluster.join(2)
+        done = finish(process, 100)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"room for more workers; going on from step \d+ with 3 workers", done.stdout)
+    compare(result(tmp_path / "run"), result(calm))
+    assert metrics(tmp_path / "run") == metrics(calm)
 
 
 def test_where_a_machine_of_the_cluster_is_lost_the_others_do_its_work(long, calm, tmp_path):

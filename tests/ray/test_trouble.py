@@ -135,13 +135,16 @@ BAD_INPUT = {
     "nothing answers": (["--address", f"127.0.0.1:{free_port()}"], "where nothing answers"),
     "no address": (["--address", "nowhere"], "HOST:PORT of a Ray cluster"),
     "a client's address": (["--address", "ray://127.0.0.1:10001"], "ray job submit"),
+    "a cluster on a network": (["--address", "192.0.2.1:6379"], "or say --trust-network, which risks"),
+    "more workers at first than in the end": (["--engine", "ray", "--workers", "3:2"], "MIN:MAX such as 2:4"),
     "an unknown way to call": (["--engine", "ray", "--calls", "loudly"], "one of: auto, graph, plain"),
 }
 
 
 @pytest.mark.parametrize(("options", "message"), BAD_INPUT.values(), ids=BAD_INPUT)
 def test_bad_options_are_refused_before_anything_starts(recipe, tmp_path, options, message):
-    done = distbp("train", recipe, *options, "--out", tmp_path / "run", status=2)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    done = distbp("train", recipe, *options, "--out", tmp_path / "run", status=2, env=env | {"HOME": str(tmp_path)})
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
@@ -155,7 +158,7 @@ BAD_JOBS = {
     "more workers than shards": (["--workers", 4, "--shards", 3], "at least one shard for each worker"),
     "no such data": (["--set", "data.source=/nowhere/at/all"], "'/nowhere/at/all', which does not exist"),
     "no such data to send": (["--set", "data.source=/nowhere", "--send-data"], "'/nowhere', which does not exist"),
-    "a loss that is not finite": (["--set", "optimizer={sgd: 1.0e+30}"], "expected a finite loss"),
+    "a loss that is not finite": (["--set", "optimizer={sgd: 1.0e+30}"], "expected a finite loss and gradient"),
     "no finite loss, asynchronously": (
         ["--workers", 2, "--set", "mode=asynchronous", "--set", "optimizer={sgd: 1.0e+30}", "--set", "clip_norm=null"],
         "was not pushed",
