@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import subprocess
 import tempfile
 import time
 import uuid
@@ -11,6 +13,22 @@ from pathlib import Path
 import psutil
 import pytest
 from tests_support import RECIPE, distbp, result
+
+CLONE_NEWNS = 0x20000
+
+
+def have_own_shared_memory() -> None:
+    """Give this process, and those that it starts, a /dev/shm and a /tmp/ray of their own (root on Linux)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNS):
+        raise OSError(ctypes.get_errno(), "tests can run side by side only where mount namespaces can be made")
+    Path("/tmp/ray").mkdir(exist_ok=True)
+    for words in (["--make-rprivate", "/"], *(["-t", "tmpfs", "tmpfs", place] for place in ("/dev/shm", "/tmp/ray"))):
+        subprocess.run(["mount", *words], check=True)
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # else it would be seen as left behind what a test beside this one has in use
+    have_own_shared_memory()
 
 MARK = f"DISTBP_TEST_{uuid.uuid4().hex}"
 os.environ[MARK] = "1"  # every process started by these tests carries it

@@ -16,6 +16,7 @@ from pathlib import Path
 
 TOOLS = ("ip", "unshare", "nsenter", "mount")
 _PREFIX = "10.203.77"
+_ASKED = "8.8.8.8"  # programs that want to know their own address ask for the way to this one
 
 
 def missing() -> str:
@@ -67,8 +68,13 @@ class Hosts:
             _run("ip", "link", "set", there, "netns", name)
             _run("ip", "link", "set", here, "master", bridge)
             _run("ip", "link", "set", here, "up")
-            route = f"route add default dev {there}"  # leads nowhere, but tells programs which address is theirs
-            for command in (f"addr add {address}/24 dev {there}", f"link set {there} up", "link set lo up", route):
+            for command in (
+                f"addr add {address}/24 dev {there}",
+                f"link set {there} up",
+                "link set lo up",
+                f"route add {_ASKED} dev {there}",  # leads nowhere, but tells programs which address is theirs
+                "route add unreachable default",  # whatever else they ask for is refused at once
+            ):
                 _run("ip", "-n", name, *command.split())
             home = Path("~").expanduser()
             upper, work = self.folder / name, self.folder / f"{name}-work"

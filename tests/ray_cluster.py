@@ -56,16 +56,29 @@ class Cluster:
         self.raylets.append(raylet)
         wait_until_up(raylet)
 
+    def cpus_now(self) -> tuple[float, float]:
+        """Return how many CPUs are reserved, and how many there are."""
+        command = [RAY, "status", "--address", self.address]
+        status = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        found = re.search(r"([\d.]+)/([\d.]+) CPU", status)
+        assert found is not None
+        return float(found[1]), float(found[2])
+
+    def wait_for_cpus(self, n: int) -> None:
+        """Return once there are ``n`` CPUs."""
+        for _ in range(20):
+            if self.cpus_now()[1] == n:
+                return
+        raise AssertionError
+
     def used_cpus(self) -> float:
         """Return the CPUs that are reserved, once there are none or some seconds are over."""
-        command = [RAY, "status", "--address", self.address]
+        used = 0.0
         for _ in range(10):
-            status = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-            found = re.search(r"([\d.]+)/[\d.]+ CPU", status)
-            assert found is not None
-            if float(found[1]) == 0.0:
+            used, _ = self.cpus_now()
+            if used == 0.0:
                 break
-        return float(found[1])
+        return used
 
     def __exit__(self, *_: object) -> None:
         for raylet in reversed(self.raylets):

@@ -392,15 +392,19 @@ def _launch_if_needed(
     meant = choose(engine, address)
     wanted = meant == "mpi" or (engine == "auto" and meant == "local" and (workers or 1) > 1)
     if wanted and not is_launched():
-        blas_threads = recipe().blas_threads if recipe else 1  # mistakes in the recipe end here
+        read = recipe() if recipe else None  # mistakes in the recipe end here
         import_mpi(initialize=False)
         command = [sys.executable, "-m", "distbp", *sys.argv[1:]]
 
         def when_lost() -> None:
-            if folder is not None and Output(folder, 1).is_unfinished:
-                print(f"distbp: {folder} holds what there is of the run; {Output(folder, 1).way_on}", file=sys.stderr)
+            runs = (
+                [Output(folder, 1)] if folder else unfinished(Path("runs"), name_of(read.data.source)) if read else []
+            )
+            for run in runs[-1:]:
+                if run.is_unfinished:
+                    print(f"distbp: {run.folder} holds what there is of the run; {run.way_on}", file=sys.stderr)
 
-        raise SystemExit(launch(command, workers or 1, blas_threads, when_lost))
+        raise SystemExit(launch(command, workers or 1, read.blas_threads if read else 1, when_lost))
 
 
 @contextmanager
@@ -411,6 +415,8 @@ def _engine(name: str, *options: Any) -> Iterator[Engine]:
     except DistbpError as error:
         error.agreed = True
         raise
+    except LostError as lost:
+        raise TrainingError(f"expected all workers to start; {lost}; start the run again") from None
     try:
         yield engine
     except DistbpError as error:

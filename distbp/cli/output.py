@@ -118,9 +118,9 @@ class Output:
 
 
 def unfinished(parent: Path, name: str) -> list[Output]:
-    """Return the runs parent/name-1, parent/name-2, ... that can be resumed."""
-    runs = [Output(folder, 1) for folder in sorted(parent.glob(f"{name}-*"))]
-    return [run for run in runs if run.is_unfinished]
+    """Return the runs parent/name-1, parent/name-2, ... that can be resumed, the newest last."""
+    runs = [Output(folder, 1) for folder in parent.glob(f"{name}-*")]
+    return sorted((run for run in runs if run.is_unfinished), key=lambda run: run.folder.stat().st_mtime)
 
 
 def next_folder(parent: Path, name: str) -> Path:

@@ -7,10 +7,12 @@ answer and returns what it asks next. Imports no Ray: any caller of these method
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import queue
 import threading
+import time
 import traceback
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -21,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from distbp.engine.arena import AbandonedError, Arena
-from distbp.engine.group import MachineGroup, machine_identity
+from distbp.engine.group import GUARDED, MachineGroup, machine_identity
 from distbp.engine.machines import Link, MachineExchange, Messages
 from distbp.engine.messages import pack, pack_checkpoint, pack_error, pack_result, unpack, unpack_job
 from distbp.engine.push_pull import ActorPushPull, Desk
@@ -44,6 +46,7 @@ _START = bytes(64)  # of every message between workers; what follows is aligned
 _NOTHING = b"."  # Ray's channels between machines hang on an empty message
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 _ABANDONED = object()
+_BEAT_S = 0.05
 _NEVER = 1 << 62
 
 
@@ -76,7 +79,7 @@ class RayWorker:
         self.recorder = Recorder()
         self.brake = Brake()
         self.desk = Desk()
-        self.step = -1
+        self.step, self.loss = -1, ""
         self.n_texts = 0
         self.n_turns, self.turned = 0, threading.Condition()
         self.pause_s = _PAUSE_S
@@ -98,12 +101,13 @@ class RayWorker:
         """
         self.group = group = ActorGroup(self, server, **unpack(crew)[0])
         try:
-            result = unpack_job(job, rows).perform(group, self.recorder)
+            result = group.perform(unpack_job(job, rows), self.recorder)
             end = pack({}) + (pack_result(result) if group.worker == 0 else b"")
         except DistbpError as error:
             end = pack({"error": pack_error(error)})
         except LostError as lost:  # the driver finds out who died, and says so
-            end = pack({"lost": str(lost), "is_difference": isinstance(lost, DifferenceError)})
+            self.loss = str(lost)
+            end = pack({"lost": self.loss, "is_difference": isinstance(lost, DifferenceError)})
         except Exception:
             end = pack({"traceback": traceback.format_exc(), "step": self.step})
         except AbandonedError:
@@ -155,15 +159,15 @@ class RayWorker:
         """Return the checkpoint that was reported under ``number``."""
         return self.recorder.checkpoints.pop(number)
 
-    def rescue(self) -> bytes:
-        """Return the newest state that there is a whole copy of on this machine; nothing where there is none."""
+    def rescue(self) -> tuple[str, bytes]:
+        """Return what this worker knows of the loss, and the newest state that this machine has a whole copy of."""
         run = None if self.group is None else self.group.run
         states = {} if run is None else run.states()
         for moment in sorted(states, reverse=True):
             state = states[moment].detached()
             if run is not None and moment in run.states():  # nobody wrote there meanwhile
-                return pack_checkpoint(state, run.recipe, is_best=False)
-        return b""
+                return self.loss, pack_checkpoint(state, run.recipe, is_best=False)
+        return self.loss, b""
 
     def has_turned(self, n_turns: int) -> None:
         """Return when ``turn`` has done its work that often."""
@@ -199,10 +203,19 @@ class RayWorker:
         self.request = None
         self.answers.put(answer)
 
-    def ask(self, kind: str, timeout_s: float | None = None, **content: Any) -> Any:
+    def ask(self, kind: str, timeout_s: float = math.inf, **content: Any) -> Any:
         """Let the job wait for the answer to a request; called by the job. Raises queue.Empty after ``timeout_s``."""
         self.asked.put({"kind": kind} | content)
-        answer = self.answers.get(timeout=timeout_s)
+        until = time.monotonic() + timeout_s
+        while True:
+            try:
+                answer = self.answers.get(timeout=max(0.0, min(_BEAT_S, until - time.monotonic())))
+                break
+            except queue.Empty:
+                if time.monotonic() >= until:
+                    raise
+            if self.arena is not None:
+                self.arena.pulse.beat[0] += 1  # who waits is not stuck
         if answer is _ABANDONED:
             raise AbandonedError
         return answer
@@ -358,7 +371,7 @@ class ActorLink(Link):
         if not self.actor.inbox:
             return
         self.actor.round = Round(sends, receives)
-        deadline_s = patience * self.group.deadline_s
+        deadline_s = GUARDED * patience * self.group.deadline_s
         try:
             self.actor.ask("round", deadline_s)
         except queue.Empty:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import mmap
 import os
 import select
-import signal
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 
 import numpy as np
 
+from distbp.engine.guard import LINE, Pulse
 from distbp.engine.memory import require_room
 from distbp.engine.waiting import wait_until
 from distbp.errors import InputError, LostError, TrainingError
@@ -28,7 +27,6 @@ from distbp.train.plan import Plan
 from distbp.train.state import Copy
 
 _PAGE_BYTES = 4096
-_LINE = 8  # integers of 64 bits on a cache line
 TABLE_COLUMNS = 64
 """Values of each shard that fit into the table of the arena at once."""
 _COPIES = 2  # while one is being written, the other is whole
@@ -125,11 +123,6 @@ class _Deaths:
         dead = {handle for handle, _ in self.poll.poll(0)} if self.handles else set()
         return [worker for worker, handle in self.handles.items() if handle in dead]
 
-    def kill(self, worker: int) -> None:
-        """End a worker that does not answer."""
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self.handles[worker], signal.SIGKILL)
-
     def close(self) -> None:
         for handle in self.handles.values():
             os.close(handle)
@@ -146,9 +139,14 @@ class Arena:
     names:
         What each worker of the machine is called in messages.
     deadline_s:
-        How long to wait for another worker.
+        How long to wait for another worker that does not get on.
     pids:
-        The processes of the workers of the machine, whose deaths are to be noticed.
+        The processes of the workers of the machine, whose deaths are noticed.
+
+    Attributes
+    ----------
+    pulse:
+        The beats of the workers of the machine.
     """
 
     def __init__(
@@ -162,21 +160,21 @@ class Arena:
         names: dict[int, str],
         deadline_s: float,
         phases: Phases,
-        pids: Mapping[int, int] | None = None,
+        pids: Mapping[int, int],
     ) -> None:
         self.memory = mmap.mmap(handle, place.n_bytes)
         os.close(handle)
         self.place, self.layout, self.names, self.phases = place, layout, names, phases
         self.deadline_s = deadline_s
         self.is_abandoned = False  # set by another thread to end all waiting
-        self.can_kill = False  # a worker that does not come, since the others can go on without it
         workers = plan.workers(machine)
         self.flags = memoryview(self.memory)[place.flags : place.flags + len(workers) * ALIGNMENT_BYTES].cast("q")
-        self.own = (worker - workers.start) * _LINE
-        self.others = {(w - workers.start) * _LINE: w for w in workers if w != worker}
-        self.notices = [i * _LINE + 1 for i in range(len(workers))]
-        self.deaths = _Deaths({w: pid for w, pid in (pids or {}).items() if w != worker})
-        self.beat = phases.beat = self.flags[self.own + 3 : self.own + 4]
+        self.own = (worker - workers.start) * LINE
+        self.others = {(w - workers.start) * LINE: w for w in workers if w != worker}
+        self.notices = [i * LINE + 1 for i in range(len(workers))]
+        self.deaths = _Deaths({w: pid for w, pid in pids.items() if w != worker})
+        self.pulse = Pulse(self.flags, self.own // LINE)
+        phases.beat = self.pulse.beat
         self.watches = True  # deadlines and deaths
         self.count = 0
         self.n_spins = _SPINS if len(workers) <= len(os.sched_getaffinity(0)) else 0
@@ -201,53 +199,56 @@ class Arena:
     def _vector(self, start: int) -> np.ndarray:
         return np.frombuffer(self.memory, self.layout.dtype, self.layout.size, start)
 
-    def meet(self, step: int, phase: str, patience: float = 1.0) -> None:
+    def meet(self, step: int, phase: str) -> None:
         """Return when all workers of this machine have called this as often.
 
         Raises
         ------
+        LostError
+            Where one of them has died.
         TrainingError
-            Where one of them does not come before the deadline, which is ``patience`` times as long as usual.
+            Where one of them does not get on before the deadline.
         """
         self.count += 1
         with self.fence:  # on processors that reorder writes: all before it is seen before the flag
             self.flags[self.own] = self.count
         for place, worker in self.others.items():
             if self.flags[place] < self.count:
-                self._wait(place, worker, step, phase, patience * self.deadline_s)
+                self._wait(place, worker, step, phase)
         with self.fence:  # nothing after it is read before the flags were
             self.phases.lap("waiting")
 
-    def _wait(self, place: int, worker: int, step: int, phase: str, deadline_s: float) -> None:
-        flags, count = self.flags, self.count
+    def _wait(self, place: int, worker: int, step: int, phase: str) -> None:
+        flags, count, other = self.flags, self.count, place // LINE
         for _ in range(self.n_spins):
             if flags[place] >= count:
                 return
         while not self.watches and flags[place] < count:
             os.sched_yield()
         met, beats = False, -1
-        while not met and beats != flags[place + 3]:  # as long as it gets on, it may take its time
-            beats = flags[place + 3]
-            met = wait_until(lambda: flags[place] >= count or self._is_over(), deadline_s)
+        while not met and beats != self.pulse.beats(other):  # as long as it gets on, it may take its time
+            beats = self.pulse.beats(other)
+            met = wait_until(lambda: flags[place] >= count or self._is_over(), self.deadline_s, self.pulse.beat)
         if self.is_abandoned:
             raise AbandonedError
         if flags[place] >= count:
             return
         where = f"at the end of phase {phase!r} of step {step}"
         if dead := self.deaths.seen():
-            raise LostError(f"worker {', worker '.join(self.names[w] for w in dead)} died, missed {where}")
+            raise LostError(f"{'; '.join(map(self._end_of, dead))}, missed {where}")
         if self._is_broken():
             raise LostError(f"a worker of another machine was lost, {where}")
-        if not met and self.can_kill:
-            self.deaths.kill(worker)
-            raise LostError(
-                f"worker {self.names[worker]} did not come within {deadline_s:g} s, {where}, and was killed"
-            )
         raise TrainingError(
             f"expected worker {self.names[worker]} {where}; it did not come "
-            f"within {deadline_s:g} s; see whether it is stopped or its machine out of memory, or allow more "
+            f"within {self.deadline_s:g} s; see whether it is stopped or its machine out of memory, or allow more "
             "with --deadline"
         )
+
+    def _end_of(self, worker: int) -> str:
+        """Return how ``worker`` ended, for a message."""
+        place = next(place for place, other in self.others.items() if other == worker)
+        how = "did not get on, and was killed" if self.pulse.was_ended(place // LINE) else "died"
+        return f"worker {self.names[worker]} {how}"
 
     def _is_over(self) -> bool:
         return self.is_abandoned or self.deaths.are_there() or self._is_broken()
@@ -261,11 +262,11 @@ class Arena:
 
     def sign(self, fingerprint: int) -> None:
         """Tell the others the fingerprint of a part of the weights."""
-        self.flags[self.own + 4] = fingerprint
+        self.flags[self.own + 3] = fingerprint
 
     def signed(self) -> int:
         """Return the sum of the fingerprints of all parts."""
-        return sum(self.flags[place + 3] for place in self.notices)
+        return sum(self.flags[place + 2] for place in self.notices)
 
     def say(self, notice: int) -> None:
         """Tell the others something; they see it once all have met."""

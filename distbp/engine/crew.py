@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from distbp.engine.actor import RayWorker, forget_semaphores, versions
+from distbp.engine.group import GUARDED
 from distbp.engine.messages import pack, pack_job, pack_rows, unpack_checkpoint, unpack_error, unpack_result
 from distbp.errors import DifferenceError, DistbpError, InputError, LostError, TrainingError
 from distbp.train import Training, Watcher
@@ -82,6 +83,7 @@ class Crew:
         self.actors: list[Any] = []
         self.carrier: Carrier | None = None
         self.lost: list[int] = []
+        self.step, self.told = -1, ""  # what all have done; what others say of those who are lost
 
     def __enter__(self) -> Crew:
         try:
@@ -176,6 +178,7 @@ class Crew:
             return self._perform(job, listener)
         except WorkerLostError as error:
             error.state = self.rescued()
+            error.who = self.told or f"{error.who} after step {self.step}"
             raise
         finally:
             listener.close()
@@ -189,7 +192,8 @@ class Crew:
         states = []
         for call in done:
             with suppress(self.ray.exceptions.RayError):
-                content = self.ray.get(call)
+                told, content = self.ray.get(call)
+                self.told = self.told or told
                 if content:
                     states.append(unpack_checkpoint(content)[0])
         return max(states, key=lambda state: state.moment, default=None)
@@ -206,6 +210,8 @@ class Crew:
             actor.run.options(concurrency_group="run").remote(content, self._member(worker), rows[worker], server)
             for worker, actor in enumerate(self.actors)
         ]
+        is_guarded = not isinstance(job, Training) or job.recipe.is_synchronous
+        self.patience_s = self.engine.deadline_s * (GUARDED if is_guarded else 1)
         self.engine.brake.is_manned = isinstance(job, Training) and job.is_protected
         self._drive(listener)
         self.engine.brake.is_manned = False
@@ -226,7 +232,7 @@ class Crew:
     def _drive(self, listener: Listener) -> None:
         """Hand out turns until all actors have done the job."""
         carrier: Carrier = PlainCalls(self)
-        step, until, burst, since = -1, 1, 1, time.perf_counter()
+        until, burst, since = 1, 1, time.perf_counter()
         answers: dict[str, Any] = {}
         n_turns, looked, is_growing = 0, since, False
         while True:
@@ -255,12 +261,12 @@ class Crew:
             if kinds == {"until"} and isinstance(carrier, PlainCalls) and self.wants_graph:
                 carrier = self.carrier = self._graph(carrier, [report["peers"] for report in reports], n_turns)
             done = min(report["step"] for report in reports)
-            if done > step:
+            if done > self.step:
                 now = time.perf_counter()
-                seconds = (now - since) / (done - step)
+                seconds = (now - since) / (done - self.step)
                 burst = max(1, min(_LARGEST_BURST, 8 * burst, round(_BURST_S / seconds)))
-                step, since = done, now
-            until = max(until, step + 1 + _DEPTH * burst)
+                self.step, since = done, now
+            until = max(until, self.step + 1 + _DEPTH * burst)
 
     def _checkpoint(self, actor: Any, number: int) -> bytes:
         """Return the checkpoint that ``actor`` reported."""
@@ -302,7 +308,7 @@ class Crew:
     def _reports(self, carrier: Carrier) -> list[dict[str, Any]]:
         """Return what the actors report of the oldest turn under way."""
         try:
-            reports = carrier.reports(self.engine.deadline_s)
+            reports = carrier.reports(self.patience_s)
         except self.ray.exceptions.RayError as error:
             raise self._lost(error) from None
         if reports is None:

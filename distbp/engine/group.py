@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 from distbp.engine.arena import Arena, ArenaMap, attach, reserve
+from distbp.engine.guard import start_guard
 from distbp.engine.machines import Link, MachineExchange
 from distbp.engine.memory import private_bytes
 from distbp.engine.messages import pack_error, unpack_error
 from distbp.errors import DistbpError, InputError
 from distbp.nn import Layout
-from distbp.train.exchange import Exchange, Group
+from distbp.train.exchange import Exchange, Group, Job, Watcher
 from distbp.train.phases import Phases
 from distbp.train.plan import Plan
+
+T = TypeVar("T")
+
+GUARDED = 2
+"""Where there are guards, others wait so many deadlines: before that, whoever is stuck is ended on his own machine."""
 
 
 class MachineGroup(Group):
@@ -34,6 +42,7 @@ class MachineGroup(Group):
     names: dict[int, str]
     deadline_s: float
     arena: Arena | None = None
+    guard: subprocess.Popen[bytes] | None = None
 
     @abstractmethod
     def allgather_text(self, text: str) -> list[str]:
@@ -58,21 +67,35 @@ class MachineGroup(Group):
 
     def exchange(self, plan: Plan, layout: Layout, phases: Phases, copied: Sequence[str] = ()) -> Exchange:
         machine = plan.machine(self.worker)
-        first = plan.leader(machine)
+        workers = plan.workers(machine)
+        first = workers[0]
         place = ArenaMap(plan, machine, layout, copied)
         handle = -1
         with self.agreement():
             if self.worker == first:
                 handle = reserve(place.n_bytes)
         doors = self.allgather_text(f"{os.getpid()} {handle}")
-        pids = {worker: int(doors[worker].split()[0]) for worker in plan.workers(machine)}
+        pids = {worker: int(doors[worker].split()[0]) for worker in workers}
         with self.agreement():  # nobody goes on, and the first worker lets go, before all are in
             if self.worker != first:
                 pid, theirs = doors[first].split()
                 handle = attach(int(pid), int(theirs))
-        self.arena = Arena(handle, place, layout, plan, self.worker, machine, self.names, self.deadline_s, phases, pids)
-        self.arena.can_kill = self.can_recover
+        is_guarded = self.can_recover and plan.n_coordinators > 0
+        own = os.dup(handle)
+        deadline_s = self.deadline_s * (GUARDED if is_guarded else 1)
+        self.arena = Arena(handle, place, layout, plan, self.worker, machine, self.names, deadline_s, phases, pids)
+        self.arena.pulse.watch(is_guarded)
+        if is_guarded and self.worker == first:
+            self.guard = start_guard(own, len(workers), self.deadline_s)
+        os.close(own)
         return MachineExchange(plan, self.worker, self.arena, self.link(), phases)
+
+    def perform(self, job: Job[T], watcher: Watcher | None = None) -> T:
+        try:
+            return super().perform(job, watcher)
+        finally:
+            if self.arena is not None:
+                self.arena.pulse.dismiss()
 
 
 def _of_one(where: str, worker: str) -> str:

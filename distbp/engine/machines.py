@@ -123,8 +123,10 @@ class MachineExchange(Exchange):
         return self.arena.place.n_bytes
 
     def watch(self, is_on: bool) -> None:
+        pulse = self.arena.pulse
         self.arena.watches = is_on
-        self.phases.beat = self.arena.beat if is_on else memoryview(bytearray(8)).cast("q")
+        pulse.watch(is_on)
+        self.phases.beat = pulse.beat if is_on else memoryview(bytearray(8)).cast("q")
 
     def gather(self, step: int, notice: int) -> int:
         self.step = step
@@ -220,7 +222,7 @@ class MachineExchange(Exchange):
             if self.others:
                 what = f"the sums of the other machines after step {self.step}"
                 self.link.round(*self._between_leaders(table, of_machines), what, _PATIENCE)
-                self.arena.meet(self.step, "evaluation", _PATIENCE)  # for what comes from other machines
+                self.arena.meet(self.step, "evaluation")
             everything[:, columns] = table
             self.arena.meet(self.step, "evaluation")  # nobody writes before all have read
         return everything

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from distbp.engine.group import MachineGroup, machine_identity
+from distbp.engine.group import GUARDED, MachineGroup, machine_identity
+from distbp.engine.guard import LATE
 from distbp.engine.machines import Link, Messages
 from distbp.engine.mpirun import INSTALL, STATUS_VARIABLE, is_launched
 from distbp.engine.waiting import wait_until
@@ -27,7 +28,7 @@ from distbp.errors import DistbpError, InputError, LostError, TrainingError
 
 _START_DEADLINES = 60  # before training, workers read data: they may take that many deadlines
 _SPINS = 200
-_STEPS_LATE = 5  # a deadline between machines is at least that many times the longest step of this worker
+_NOBODYS = memoryview(bytearray(8)).cast("q")  # beats that nobody counts
 _ULFM_VARIABLE = "OMPI_MCA_mpi_ft_enable"  # set by mpirun --with-ft ulfm
 
 
@@ -78,6 +79,7 @@ class MpiGroup(MachineGroup):
         self.worker = self.comm.Get_rank()
         self.host = MPI.Get_processor_name()
         sys.excepthook = self._end_all
+        self.names = {}
         self.identity, n_ranks = machine_identity(), self.comm.Get_size()
         if machines is not None:
             if sum(machines) != n_ranks or min(machines) < 1:
@@ -94,7 +96,7 @@ class MpiGroup(MachineGroup):
         self.machines = tuple(identities.count(name) for name in names)
         order = sorted(range(len(identities)), key=lambda rank: names.index(identities[rank]))
         if order != list(range(len(order))):
-            with self.losses():
+            with self.losses("at the start"):
                 self.comm = self.comm.Split(0, order.index(self.worker))
             self.worker = self.comm.Get_rank()
         hosts = self.allgather_text(f"{self.host}, process {os.getpid()}")
@@ -113,11 +115,23 @@ class MpiGroup(MachineGroup):
             atexit.register(self._leave)
         while True:
             self.comm.Revoke()
-            self.comm = self.comm.Shrink()
+            with self._patiently():
+                self.comm = self.comm.Shrink()
             with suppress(LostError):  # another one, meanwhile
                 self._number()
                 given = [set(json.loads(text)) for text in self.allgather_text(json.dumps(sorted(moments)))]
+                if self.arena is not None:
+                    self.arena.pulse.dismiss()
                 return max(set.intersection(*given), default=0)
+
+    @contextmanager
+    def _patiently(self) -> Iterator[None]:
+        """Let the guard see that this worker gets on, in a call that waits for all who live."""
+        if self.arena is None:
+            yield
+            return
+        with self.arena.pulse.kept_going(_START_DEADLINES * self.deadline_s):
+            yield
 
     def _leave(self) -> None:
         """End this process without MPI_Finalize, which has been seen to hang after the loss of several ranks."""
@@ -135,14 +149,18 @@ class MpiGroup(MachineGroup):
                 self.recover((), lost)
 
     @contextmanager
-    def losses(self) -> Iterator[None]:
-        """Raise LostError where MPI says that a process has failed."""
+    def losses(self, what: str) -> Iterator[None]:
+        """Raise LostError where MPI says that a process has failed, missed where ``what`` says."""
         try:
             yield
         except self.MPI.Exception as error:
             if not self._is_loss(error):
                 raise
-            raise LostError("a worker died, missed by MPI") from None
+            failed = self.comm.Get_failed()
+            ranks = self.MPI.Group.Translate_ranks(failed, range(failed.Get_size()), self.comm.Get_group())
+            names = ", worker ".join(self.names.get(rank, str(rank)) for rank in ranks)
+            lost = f"worker {names} died, missed" if names else "others have lost a worker, said"
+            raise LostError(f"{lost} {what}") from None
 
     def _is_loss(self, error: Exception) -> bool:
         kind = error.Get_error_class()  # type: ignore[attr-defined]
@@ -155,7 +173,7 @@ class MpiGroup(MachineGroup):
 
     def allgather_text(self, text: str) -> list[str]:
         """Return the texts of all workers."""
-        with self.losses():
+        with self.losses("between two steps"):
             return self._allgather_text(text)
 
     def _allgather_text(self, text: str) -> list[str]:
@@ -185,7 +203,8 @@ class MpiGroup(MachineGroup):
         for _ in range(_SPINS):
             if self.MPI.Request.Testall(requests):
                 return
-        if not wait_until(lambda: self.MPI.Request.Testall(requests), deadline_s):
+        beat = _NOBODYS if self.arena is None else self.arena.pulse.beat
+        if not wait_until(lambda: self.MPI.Request.Testall(requests), deadline_s, beat):
             raise TrainingError(
                 f"expected {what}; worker {self.worker} on {self.host} got nothing within {deadline_s:g} s; see "
                 "whether a worker is stopped or a machine cut off, or allow more with --deadline"
@@ -237,8 +256,9 @@ class MpiLink(Link):
     def round(self, sends: Messages, receives: Messages, what: str, patience: float = 1.0) -> None:
         comm = self.group.comm
         self.longest_s = max(self.longest_s, time.monotonic() - self.ended)  # what the others may take as well
-        deadline_s = max(patience * self.group.deadline_s, _STEPS_LATE * self.longest_s)
-        with self.group.losses():
+        factor = GUARDED if self.group.can_recover else 1
+        deadline_s = factor * max(patience * self.group.deadline_s, LATE * self.longest_s)
+        with self.group.losses(f"in the exchange of {what}"):
             requests = [comm.Irecv(array, source) for source, array in receives]
             requests += [comm.Isend(array, to) for to, array in sends]
             self.group.wait(requests, what, deadline_s)

@@ -9,10 +9,14 @@ from collections.abc import Callable
 _SLEEP_AFTER_S, _SLEEP_S = 0.01, 0.0002
 
 
-def wait_until(is_done: Callable[[], bool], deadline_s: float) -> bool:
-    """Return True once ``is_done()``, or False after ``deadline_s``; at first the processor is offered to others."""
+def wait_until(is_done: Callable[[], bool], deadline_s: float, beat: memoryview) -> bool:
+    """Return True once ``is_done()``, or False after ``deadline_s``; at first the processor is offered to others.
+
+    In ``beat`` this counts how often it has looked: who waits is not stuck.
+    """
     started = time.monotonic()
     while not is_done():
+        beat[0] += 1
         waited = time.monotonic() - started
         if waited > deadline_s:
             return False

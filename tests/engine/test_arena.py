@@ -23,20 +23,22 @@ PLAN = Plan(5, (2,), LAYOUT.size, 2)
 
 def arena(handle, worker, deadline_s=5.0):
     names = {0: "0 (machine here)", 1: "1 (machine here, process 7)"}
-    return Arena(handle, ArenaMap(PLAN, 0, LAYOUT), LAYOUT, PLAN, worker, 0, names, deadline_s, Phases())
+    pids = {0: os.getpid(), 1: os.getpid()}
+    return Arena(handle, ArenaMap(PLAN, 0, LAYOUT), LAYOUT, PLAN, worker, 0, names, deadline_s, Phases(), pids)
 
 
 def test_views_do_not_overlap_and_start_on_cache_lines():
     place = ArenaMap(PLAN, 0, LAYOUT)
     one = arena(reserve(place.n_bytes), 0)
     vectors = [one.norms, one.weights, *one.partials.values()]
+    flags = bytes(one.flags)
     assert len(one.partials) == len(PLAN.nodes(0)) + len(PLAN.nodes(1))
     for i, vector in enumerate(vectors):
         vector.fill(i + 1)
     for i, vector in enumerate(vectors):
         assert (vector == i + 1).all()
         assert vector.ctypes.data % 64 == 0
-    assert not any(one.flags)
+    assert bytes(one.flags) == flags
 
 
 def test_another_process_sees_what_is_written_and_no_name_exists():

@@ -97,6 +97,15 @@ STAND_INS = {
 }
 
 
+def end_job(script):
+    """End what is left of a job as Slurm does, and return what it said."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(script.pid, number)
+            return script.communicate(timeout=3)[0]
+    return script.communicate(timeout=10)[0]
+
+
 @pytest.mark.parametrize("engine", ["mpi", pytest.param("ray", marks=needs_ray)])
 def test_a_slurm_script_trains_with_stand_ins_for_slurm(tmp_path, engine):
     for name, text in STAND_INS.items():
@@ -127,9 +136,7 @@ def test_a_slurm_script_trains_with_stand_ins_for_slurm(tmp_path, engine):
     try:
         status = script.wait(timeout=90)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(script.pid, signal.SIGTERM)  # as Slurm ends what is left of a job
-        said = script.communicate(timeout=40)[0]
+        said = end_job(script)
     assert status == 0, said
     distbp("train", tmp_path / "recipe.yaml", "--engine", "local", "--out", tmp_path / "alone")
     found = result(tmp_path / "runs" / f"slurm-{job}")

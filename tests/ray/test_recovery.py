@@ -76,15 +76,20 @@ def test_where_machines_see_different_weights_the_steps_since_the_last_copy_are_
     compare(result(tmp_path / "run"), alone)
 
 
-def test_a_run_grows_when_a_machine_joins_the_cluster(long, calm, tmp_path):
+def test_a_run_grows_when_a_machine_joins_the_cluster(long, tmp_path):
+    distbp("train", long, "--engine", "local", "--set", "epochs=60", "--out", tmp_path / "calm")
     with Cluster([1]) as cluster:
-        process = start_training(tmp_path / "run", long, "--address", cluster.address, "--workers", "1:3")
+        options = ["--address", cluster.address, "--workers", "1:3", "--set", "epochs=60"]
+        process = start_training(tmp_path / "run", long, *options)
+        process.send_signal(signal.SIGSTOP)  # so that the run is not over before the machine is there
         cluster.join(2)
+        cluster.wait_for_cpus(3)
+        process.send_signal(signal.SIGCONT)
         done = finish(process, 100)
     assert done.returncode == 0, done.stderr
     assert re.search(r"room for more workers; going on from step \d+ with 3 workers", done.stdout)
-    compare(result(tmp_path / "run"), result(calm))
-    assert metrics(tmp_path / "run") == metrics(calm)
+    compare(result(tmp_path / "run"), result(tmp_path / "calm"))
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "calm")
 
 
 def test_where_a_machine_of_the_cluster_is_lost_the_others_do_its_work(long, calm, tmp_path):
