@@ -37,7 +37,7 @@ seed: 3
 shards: 8
 """
 MARK = f"DISTBP_CHAOS_{uuid.uuid4().hex}"
-DEADLINE_S = 1.0
+DEADLINES_S = {"mpi": 1.0, "ray": 2.0}
 LIMIT_S = 120.0
 
 
@@ -46,7 +46,8 @@ class Run:
     """What became of one run."""
 
     faults: list[str] = field(default_factory=list)
-    recoveries_s: dict[str, list[float]] = field(default_factory=lambda: {"kill": [], "stop": []})
+    recoveries: list[tuple[str, float]] = field(default_factory=list)
+    """From what, and in how many seconds."""
     redone: int = 0
     resumed: int = 0
     is_equal: bool = False
@@ -64,7 +65,9 @@ def ours() -> set[psutil.Process]:
 
 
 def leavings() -> set[str]:
-    return {str(path) for folder in ("/dev/shm", tempfile.gettempdir()) for path in Path(folder).glob("*")}
+    """Return what lies in /dev/shm and among the temporary files, but for the folder in which Ray keeps its logs."""
+    paths = {path for folder in ("/dev/shm", tempfile.gettempdir()) for path in Path(folder).glob("*")}
+    return {str(path) for path in paths if path.name != "ray"}
 
 
 def workers() -> list[psutil.Process]:
@@ -117,11 +120,12 @@ class Training:
         return status
 
 
-def chaos(recipe: Path, engine: str, n_workers: int, folder: Path, rng: random.Random, calm: dict[str, object]) -> Run:
+def chaos(recipe: Path, options: argparse.Namespace, folder: Path, rng: random.Random, calm: dict[str, object]) -> Run:
     """Do one run with faults."""
-    run, before = Run(), leavings()
-    engine_options = ["--engine", engine, "--workers", n_workers, "--checkpoint-steps", 50]
-    engine_options += ["--deadline", DEADLINE_S if engine == "mpi" else 5]
+    run, before, n_workers = Run(), leavings(), options.workers
+    engine_options = ["--engine", options.engine, "--workers", n_workers]
+    machines = ["--machines", options.machines] if options.machines else []
+    engine_options += [*machines, "--checkpoint-steps", 50, "--deadline", DEADLINES_S[options.engine]]
     training = Training(recipe, *engine_options, "--out", folder)
     n_faults = rng.randint(1, n_workers - 1)
     for _ in range(n_faults):
@@ -140,14 +144,14 @@ def chaos(recipe: Path, engine: str, n_workers: int, folder: Path, rng: random.R
         run.faults.append(f"{kind} {place}")
         gone_on = training.wait_for("going on from step", after=struck)
         if gone_on is not None:
-            run.recoveries_s[kind].append(gone_on - struck)
+            run.recoveries.append((kind, gone_on - struck))
     status = training.end()
     said = "\n".join(line for _, line in training.lines)
     for lost, back in re.findall(r"of step (\d+).*going on from step (\d+)", said):
         run.redone += max(0, int(lost) - int(back))
     while status != 0 and run.resumed < 3:
         run.resumed += 1
-        training = Training("--resume", folder, "--engine", engine, "--workers", n_workers)
+        training = Training("--resume", folder, "--engine", options.engine, "--workers", n_workers)
         status = training.end()
     result = folder / "result.json"
     run.is_equal = result.exists() and json.loads(result.read_text())["weights_sha256"] == calm["weights_sha256"]
@@ -173,6 +177,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--machines", help="treat the workers as on several machines, as in 2+2")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="chaos-") as name:
         folder = Path(name)
@@ -187,9 +192,9 @@ def main() -> None:
         runs = []
         for i in range(options.runs):
             rng = random.Random(f"{options.seed} {i}")
-            run = chaos(recipe, options.engine, options.workers, folder / f"run-{i}", rng, calm)
+            run = chaos(recipe, options, folder / f"run-{i}", rng, calm)
             runs.append(run)
-            times = ", ".join(f"{s:.2f} s" for own in run.recoveries_s.values() for s in own)
+            times = ", ".join(f"{seconds:.2f} s" for _, seconds in run.recoveries)
             equal, left = "equal" if run.is_equal else "DIFFERENT", "; ".join(run.left) or "nothing"
             cells = [i, ", ".join(run.faults), equal, run.redone, times, run.resumed, left]
             print("| " + " | ".join(map(str, cells)) + " |", flush=True)
@@ -197,7 +202,7 @@ def main() -> None:
     n_redone = sum(run.redone for run in runs)
     print(f"\n{n_equal} of {len(runs)} digests equal; nothing left behind by {n_clean}; {n_redone} steps redone")
     for kind in ("kill", "stop"):
-        print(f"recoveries from {kind}: {quantiles([s for run in runs for s in run.recoveries_s[kind]])}")
+        print(f"recoveries from {kind}: {quantiles([s for run in runs for k, s in run.recoveries if k == kind])}")
     raise SystemExit(0 if n_equal == n_clean == len(runs) else 1)
 
 

@@ -400,9 +400,12 @@ def _launch_if_needed(
             runs = (
                 [Output(folder, 1)] if folder else unfinished(Path("runs"), name_of(read.data.source)) if read else []
             )
-            for run in runs[-1:]:
-                if run.is_unfinished:
-                    print(f"distbp: {run.folder} holds what there is of the run; {run.way_on}", file=sys.stderr)
+            remedy = runs[-1].way_on if runs and runs[-1].is_unfinished else "start it again"
+            print(
+                "distbp: expected a worker that brings the run to its end; all were lost, for what stands above or, "
+                f"where nothing does, by a signal from outside; {remedy}",
+                file=sys.stderr,
+            )
 
         raise SystemExit(launch(command, workers or 1, read.blas_threads if read else 1, when_lost))
 

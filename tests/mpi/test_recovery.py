@@ -117,6 +117,8 @@ def test_where_they_do_so_again_the_run_ends_and_names_the_machine(recipe, tmp_p
 
 def test_where_all_are_lost_the_status_says_so_and_a_checkpoint_leads_on(long, calm, tmp_path):
     process = start_training(tmp_path / "run", long, "--workers", 2, "--checkpoint-steps", 10)
+    while not list((tmp_path / "run" / "checkpoints").glob("step-*")):
+        time.sleep(0.01)
     for victim in ranks(process):
         victim.kill()
     done = finish(process, 30)
