@@ -12,6 +12,8 @@ from conftest import actors
 from ray_cluster import Cluster
 from tests_support import RECIPE, compare, distbp, finish, metrics, result, start_training
 
+from distbp.train.fault import PHASES
+
 pytestmark = [
     pytest.mark.timeout(180),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
@@ -60,10 +62,12 @@ def test_lost_actors_are_replaced(cluster, long, calm, tmp_path, victims, number
     assert metrics(tmp_path / "run") == metrics(calm)
 
 
-@pytest.mark.parametrize(("worker", "phase"), [(1, "exchange"), (0, "copy"), (2, "end")])
-def test_an_actor_may_die_at_any_phase_of_a_step(recipe, alone, cluster, tmp_path, worker, phase):
-    options = ["--checkpoint-steps", 5, "--fault", f"kill:{phase}:20:{worker}", "--workers", 3]
-    distbp("train", recipe, "--address", cluster.address, *options, "--out", tmp_path / "run")
+@pytest.mark.parametrize("worker", [0, 1, 2])
+def test_an_actor_may_die_at_every_phase_of_a_step(recipe, alone, cluster, tmp_path, worker):
+    faults = [word for i, phase in enumerate(PHASES) for word in ("--fault", f"kill:{phase}:{4 + 4 * i}:{worker}")]
+    options = ["--workers", 3, "--checkpoint-steps", 5, "--max-failures", len(PHASES)]
+    done = distbp("train", recipe, "--address", cluster.address, *options, *faults, "--out", tmp_path / "run")
+    assert done.stdout.count("going on from step") == len(PHASES)
     compare(result(tmp_path / "run"), alone)
 
 
