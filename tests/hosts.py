@@ -97,6 +97,10 @@ class Hosts:
         enter = f"nsenter --target {self.anchors[host].pid} --net --uts --ipc --mount"
         return [*enter.split(), f"--wd={Path.cwd()}", *map(str, words)]
 
+    def connect(self, host: int, is_on: bool) -> None:
+        """Join ``host`` to the others, or cut it off."""
+        _run("ip", "link", "set", f"v{host}-{self.id}", "up" if is_on else "down")
+
     def processes(self) -> list[int]:
         """Return the processes that run on the hosts."""
         return [

@@ -186,10 +186,10 @@ def _train(training: Training, engine: Engine, output: Output) -> None:
         stopped.agreed = True
         raise stopped from None
     except TrainingError as error:
-        if not (error.agreed and output.checkpoints.paths()):
+        if not output.checkpoints.paths():
             raise
         failed = TrainingError(f"{error}; {output.way_on}")
-        failed.agreed = True
+        failed.agreed = error.agreed
         raise failed from None
     finally:
         if engine.worker == 0:

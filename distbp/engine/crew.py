@@ -178,7 +178,8 @@ class Crew:
             return self._perform(job, listener)
         except WorkerLostError as error:
             error.state = self.rescued()
-            error.who = self.told or f"{error.who} after step {self.step}"
+            when = "before the first step" if self.step < 0 else f"after step {self.step}"
+            error.who = self.told or f"{error.who} {when}"
             raise
         finally:
             listener.close()

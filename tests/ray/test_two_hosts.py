@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +15,13 @@ from hosts import missing as hosts_missing
 from ray_cluster import RAY, wait_until_up
 from sshd import Sshd
 from sshd import missing as sshd_missing
-from tests_support import COMMAND, result
+from tests_support import COMMAND, RECIPE, compare, distbp, finish, result
 
 pytestmark = [
     pytest.mark.timeout(180),
     pytest.mark.skipif(bool(hosts_missing()), reason=hosts_missing()),
 ]
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 _PORT = 6379
 _TIMEOUT_S = 90
 
@@ -57,7 +59,7 @@ def run(hosts, *words, **environment):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
+@needs_ray
 @pytest.mark.parametrize("coordinators", ["all", 1])
 def test_ray_gives_the_same_bits_on_two_hosts(hosts, raylets, recipe, alone, tmp_path, coordinators):
     workers = 4 if coordinators == "all" else 3  # one host has room for two actors
@@ -65,6 +67,25 @@ def test_ray_gives_the_same_bits_on_two_hosts(hosts, raylets, recipe, alone, tmp
     run(hosts, *COMMAND, "train", recipe, *options, "--out", tmp_path / "run")
     assert result(tmp_path / "run")["weights_sha256"] == alone["weights_sha256"]
     assert result(tmp_path / "run")["workers"] == workers
+
+
+@needs_ray
+def test_ray_does_without_a_host_that_is_cut_off(hosts, raylets, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.replace("epochs: 3", "epochs: 60"))
+    distbp("train", recipe, "--engine", "local", "--out", tmp_path / "calm")
+    options = ["--address", raylets, "--workers", 4, "--deadline", 3, "--out", tmp_path / "run"]
+    command = hosts.command(0, *COMMAND, "train", recipe, *options)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while "epoch 2/" not in process.stdout.readline():
+        pass
+    hosts.connect(1, False)
+    done = finish(process, _TIMEOUT_S)
+    hosts.connect(1, True)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\(machine node1-.*\) lost after step \d+; going on from step", done.stdout)
+    compare(result(tmp_path / "run"), result(tmp_path / "calm"))
 
 
 @pytest.mark.skipif(bool(sshd_missing()), reason=sshd_missing())
