@@ -29,7 +29,7 @@ class Trainer:
     ----------
     model:
         The layers from input to output, or a Sequential.
-    engine, workers, address, cpus_per_worker:
+    engine, workers, address, cpus_per_worker, trust_network:
         As for ``distbp.engine.connect``: by default all ranks of mpirun, or this process.
     deadline_s:
         How long to wait for another worker before the run ends with an error.
@@ -62,12 +62,13 @@ class Trainer:
         deadline_s: float | None = None,
         address: str | None = None,
         cpus_per_worker: float = 1.0,
+        trust_network: bool = False,
         **recipe: Any,
     ) -> None:
         layers = model if isinstance(model, Sequential) else list(model)
         data = {"source": "arrays", "scaling": recipe.pop("scaling", "none")}
         self.recipe = Recipe.parse({"data": data, "model": layers} | recipe, "Trainer")
-        self.engine = connect(engine, workers, None, deadline_s, address, cpus_per_worker)
+        self.engine = connect(engine, workers, None, deadline_s, address, cpus_per_worker, trust_network=trust_network)
         self._model: Model | None = None
 
     @property

@@ -98,6 +98,22 @@ def alone(recipe, tmp_path_factory):
     return result(out)
 
 
+@pytest.fixture(scope="session")
+def long(tmp_path_factory):
+    """A file with the same recipe, but for so many epochs that something can happen while it runs."""
+    path = tmp_path_factory.mktemp("long") / "recipe.yaml"
+    path.write_text(RECIPE.replace("epochs: 3", "epochs: 150"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def calm(long, tmp_path_factory):
+    """The folder of that run in one process, to which nothing happened."""
+    out = tmp_path_factory.mktemp("calm") / "run"
+    distbp("train", long, "--engine", "local", "--out", out)
+    return out
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left_behind():
     processes, files = our_processes(), leavings()

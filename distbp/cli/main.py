@@ -56,6 +56,13 @@ Deadline = Annotated[
 Address = Annotated[str | None, typer.Option(help="HOST:PORT of a Ray cluster; by default RAY_ADDRESS.")]
 Cpus = Annotated[float, typer.Option(min=0.0, help="CPUs that Ray sets aside for each worker.")]
 Calls = Annotated[str, typer.Option(help=f"How Ray calls workers: {', '.join(CALLS)}.")]
+TrustNetwork = Annotated[
+    bool,
+    typer.Option(
+        "--trust-network",
+        help="Ray: join a cluster on a network without a token; whoever reaches it runs what he likes.",
+    ),
+]
 Folder = Annotated[Path, typer.Argument(help="The folder of a run, or a model file.")]
 Data = Annotated[str, typer.Argument(help="digits, a folder of IDX or .npy files, an .npz file.")]
 
@@ -101,13 +108,7 @@ def train(
     max_failures: Annotated[
         int, typer.Option(min=0, help="Ray: how often to go on with new actors after some were lost.")
     ] = 3,
-    trust_network: Annotated[
-        bool,
-        typer.Option(
-            "--trust-network",
-            help="Ray: join a cluster on a network without a token; whoever reaches it runs what he likes.",
-        ),
-    ] = False,
+    trust_network: TrustNetwork = False,
     fault: Annotated[
         list[str] | None,
         typer.Option(help="For tests: lose a worker on purpose, as in kill:update:17:2; the next one after that."),
@@ -132,8 +133,8 @@ def train(
     for text in faults:
         Fault.parse(text)
     protection = Protection(checkpoint_steps, checkpoint_minutes, max_time, faults=faults)
-    options = (sizes, deadline, address, cpus_per_worker, calls, max_failures, least, trust_network)
-    with _engine(engine, most, *options) as connected:
+    ray = {"address": address, "cpus_per_worker": cpus_per_worker, "calls": calls, "trust_network": trust_network}
+    with _engine(engine, most, sizes, deadline, max_failures=max_failures, least=least, **ray) as connected:
         with connected.agreement():
             recipe, state = begin()
             training = Training(recipe, protection=protection, state=state)
@@ -322,6 +323,7 @@ def bench(
     address: Address = None,
     cpus_per_worker: Cpus = 1.0,
     calls: Calls = "auto",
+    trust_network: TrustNetwork = False,
 ) -> None:
     """Time a training step on random data, and its matrix products alone, on the same workers in the same run."""
     try:
@@ -332,7 +334,8 @@ def bench(
         raise InputError("sizes such as 784,512,10", repr(layers), "give at least input and output", "--layers")
     machine_sizes = _machine_sizes(machines, workers)
     _launch_if_needed(engine, workers, address)
-    with _engine(engine, workers, machine_sizes, deadline, address, cpus_per_worker, calls) as connected:
+    ray = {"address": address, "cpus_per_worker": cpus_per_worker, "calls": calls, "trust_network": trust_network}
+    with _engine(engine, workers, machine_sizes, deadline, **ray) as connected:
         figures = connected.perform(Benchmark(sizes, batch, optimizer, steps, protection))
         if connected.worker == 0:
             print(json.dumps(figures) if as_json else _bench_text(figures))
@@ -411,10 +414,10 @@ def _launch_if_needed(
 
 
 @contextmanager
-def _engine(name: str, *options: Any) -> Iterator[Engine]:
+def _engine(name: str, *options: Any, **more: Any) -> Iterator[Engine]:
     """Give the engine of this run; where all workers raise the same error, worker 0 says it and all exit."""
     try:
-        engine = connect(name, *options)
+        engine = connect(name, *options, **more)
     except DistbpError as error:
         error.agreed = True
         raise

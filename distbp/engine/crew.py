@@ -13,25 +13,22 @@ import json
 import threading
 import time
 import uuid
-from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from distbp.engine.actor import RayWorker, forget_semaphores, versions
+from distbp.engine.actor import RayWorker, versions
+from distbp.engine.carriers import Carrier, Graph, PlainCalls
 from distbp.engine.group import GUARDED
 from distbp.engine.messages import pack, pack_job, pack_rows, unpack_checkpoint, unpack_error, unpack_result
 from distbp.errors import DifferenceError, DistbpError, InputError, LostError, TrainingError
 from distbp.train import Training, Watcher
 from distbp.train.exchange import Job
-from distbp.train.pace import GROW
+from distbp.train.pace import GROW, Brake
 from distbp.train.state import State
-
-if TYPE_CHECKING:
-    from distbp.engine.ray import RayEngine
 
 T = TypeVar("T")
 
@@ -52,13 +49,30 @@ class WorkerLostError(TrainingError):
     who = ""
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What was asked for: as for ``distbp.engine.ray.RayEngine``."""
+
+    machines: tuple[int, ...] | None
+    deadline_s: float
+    room_s: float
+    cpus_per_worker: float
+    calls: str
+
+    def free(self, ray: Any) -> int:
+        """Return for how many workers the cluster has room, as far as it knows."""
+        return int(ray.available_resources().get("CPU", 0.0) // self.cpus_per_worker)
+
+
 class Crew:
     """Actors on reserved resources; on exit nothing of them stays.
 
     Parameters
     ----------
-    engine:
-        What was asked for.
+    brake:
+        Stops training when it is pulled.
+    can_grow:
+        Whether training should stop to go on with more workers, given how many there are.
     workers:
         How many compute.
     has_server:
@@ -75,10 +89,20 @@ class Crew:
     """
 
     def __init__(
-        self, engine: RayEngine, workers: int, has_server: bool, *, least: int | None = None, is_anew: bool = False
+        self,
+        ray: Any,
+        terms: Terms,
+        brake: Brake,
+        can_grow: Callable[[int], bool],
+        workers: int,
+        has_server: bool,
+        *,
+        least: int | None = None,
+        is_anew: bool = False,
     ) -> None:
         self.least, self.is_anew = workers if least is None else least, is_anew
-        self.engine, self.ray, self.workers, self.has_server = engine, engine.ray, workers, has_server
+        self.ray, self.terms, self.brake, self.can_grow = ray, terms, brake, can_grow
+        self.workers, self.has_server = workers, has_server
         self.n_actors = workers + has_server
         self.actors: list[Any] = []
         self.carrier: Carrier | None = None
@@ -97,24 +121,24 @@ class Crew:
     def _reserve(self) -> None:
         """Reserve resources for all or, where there is no room, for fewer."""
         while True:
-            bundles = [{"CPU": self.engine.cpus_per_worker}] * self.n_actors
+            bundles = [{"CPU": self.terms.cpus_per_worker}] * self.n_actors
             self.group = self.ray.util.placement_group(bundles, strategy="PACK", name="distbp")
             may_shrink = self.workers > self.least
-            if self.group.wait(min(_ROOM_S, self.engine.room_s) if may_shrink else self.engine.room_s):
+            if self.group.wait(min(_ROOM_S, self.terms.room_s) if may_shrink else self.terms.room_s):
                 return
             if not may_shrink:
                 raise self._no_room()
             self.ray.util.remove_placement_group(self.group)
-            self.workers = max(self.least, min(self.workers - 1, self.engine.free() - self.has_server))
+            self.workers = max(self.least, min(self.workers - 1, self.terms.free(self.ray) - self.has_server))
             self.n_actors = self.workers + self.has_server
 
     def _no_room(self) -> InputError:
-        ray, cpus = self.ray, self.engine.cpus_per_worker
+        ray, cpus = self.ray, self.terms.cpus_per_worker
         free, total = ray.available_resources().get("CPU", 0.0), ray.cluster_resources().get("CPU", 0.0)
         n_machines = sum(node["Alive"] for node in ray.nodes())
         return InputError(
             f"room for {self.n_actors} actors of {cpus:g} CPUs each, {self.n_actors * cpus:g} CPUs in all",
-            f"{free:g} free of {total:g} CPUs on {n_machines} machines, within {self.engine.room_s:g} s",
+            f"{free:g} free of {total:g} CPUs on {n_machines} machines, within {self.terms.room_s:g} s",
             "use fewer --workers or --cpus-per-worker, add machines, or wait longer with --deadline",
             "Ray cluster",
         )
@@ -125,7 +149,7 @@ class Crew:
         server_node = nodes[self.n_actors - 1] if self.has_server else None
         names = sorted(dict.fromkeys(nodes[b] for b in range(self.n_actors)), key=lambda node: node == server_node)
         bundles = [b for node in names for b in range(self.n_actors) if nodes[b] == node]
-        self.is_at_home = names == [self.ray.get_runtime_context().get_node_id()] and self.engine.machines is None
+        self.is_at_home = names == [self.ray.get_runtime_context().get_node_id()] and self.terms.machines is None
         groups = {"run": 1, "ping": 1, "watch": 1, "push": self.workers}
         cls = self.ray.remote(concurrency_groups=groups)(RayWorker)
         namespace = f"distbp-{uuid.uuid4().hex[:8]}"
@@ -135,7 +159,7 @@ class Crew:
             options = {
                 "name": "distbp parameter server" if is_server else f"distbp worker {worker}",
                 "namespace": namespace,
-                "num_cpus": self.engine.cpus_per_worker,
+                "num_cpus": self.terms.cpus_per_worker,
                 "scheduling_strategy": strategy,
             }
             self.actors.append(cls.options(**options).remote())
@@ -147,20 +171,20 @@ class Crew:
                 if hello["versions"][package] != version:
                     given = f"{hello['versions'][package]} on worker {name}"
                     raise InputError(f"{package} {version}, as here", given, "install the same there", "Ray cluster")
-        if self.engine.machines is None or sum(self.engine.machines) != self.workers:
+        if self.terms.machines is None or sum(self.terms.machines) != self.workers:
             machines = [(nodes[b], h["identity"]) for b, h in zip(bundles, hellos, strict=True)]
             self.machines = [machines.count(machine) for machine in dict.fromkeys(machines)]
         else:
-            self.machines = list(self.engine.machines)
+            self.machines = list(self.terms.machines)
             self.machines[-1] += self.has_server
 
     def _hellos(self) -> list[dict[str, Any]]:
         """Return what the actors say of themselves; once one has started, the others must soon."""
         calls = [actor.hello.options(concurrency_group="ping").remote() for actor in self.actors]
         self.names = [str(worker) for worker in range(self.n_actors)]
-        started, _ = self.ray.wait(calls, timeout=self.engine.deadline_s * _START_DEADLINES)
+        started, _ = self.ray.wait(calls, timeout=self.terms.deadline_s * _START_DEADLINES)
         try:
-            return [json.loads(text) for text in self.ray.get(calls, timeout=self.engine.deadline_s * bool(started))]
+            return [json.loads(text) for text in self.ray.get(calls, timeout=self.terms.deadline_s * bool(started))]
         except self.ray.exceptions.RayError as error:
             if self.is_anew:
                 raise self._lost(error) from None
@@ -168,7 +192,7 @@ class Crew:
                 given = "at least one that does not answer"
                 raise InputError("actors that start", given, "see the logs of the Ray cluster", "Ray cluster") from None
             lines = [line.strip() for line in str(error).split("\n") if "Error" in line] or [str(error)]
-            remedy = "install the same Python packages on all machines, distbp among them"
+            remedy = "install the same Python packages on all machines, distbp among them, and give all the same token"
             raise InputError("actors that start", lines[-1], remedy, "Ray cluster") from None
 
     def perform(self, job: Job[T], watcher: Watcher | None) -> T:
@@ -212,10 +236,10 @@ class Crew:
             for worker, actor in enumerate(self.actors)
         ]
         is_guarded = not isinstance(job, Training) or job.recipe.is_synchronous
-        self.patience_s = self.engine.deadline_s * (GUARDED if is_guarded else 1)
-        self.engine.brake.is_manned = isinstance(job, Training) and job.is_protected
+        self.patience_s = self.terms.deadline_s * (GUARDED if is_guarded else 1)
+        self.brake.is_manned = isinstance(job, Training) and job.is_protected
         self._drive(listener)
-        self.engine.brake.is_manned = False
+        self.brake.is_manned = False
         return unpack_result(self._end(0).partition(b"\n")[2])
 
     def _member(self, worker: int) -> bytes:
@@ -226,20 +250,20 @@ class Crew:
                 "machines": self.machines,
                 "has_server": self.has_server,
                 "names": self.names,
-                "deadline_s": self.engine.deadline_s,
+                "deadline_s": self.terms.deadline_s,
             }
         )
 
     def _drive(self, listener: Listener) -> None:
         """Hand out turns until all actors have done the job."""
-        carrier: Carrier = PlainCalls(self)
+        carrier: Carrier = PlainCalls(self.ray, self.actors)
         until, burst, since = 1, 1, time.perf_counter()
         answers: dict[str, Any] = {}
         n_turns, looked, is_growing = 0, since, False
         while True:
-            if self.engine.brake.is_manned and time.perf_counter() - looked > _LOOK_S:
-                is_growing, looked = self.engine.can_grow(self), time.perf_counter()
-            brake = self.engine.brake.signal or (GROW if is_growing else 0)
+            if self.brake.is_manned and time.perf_counter() - looked > _LOOK_S:
+                is_growing, looked = self.can_grow(self.workers), time.perf_counter()
+            brake = self.brake.signal or (GROW if is_growing else 0)
             orders = {"until": until, "brake": brake, "forget": carrier.is_nameless}
             carrier.submit(json.dumps(answers | orders).encode())
             if carrier.is_behind:
@@ -273,7 +297,7 @@ class Crew:
         """Return the checkpoint that ``actor`` reported."""
         try:
             call = actor.checkpoint.options(concurrency_group="ping").remote(number)
-            content: bytes = self.ray.get(call, timeout=self.engine.deadline_s)
+            content: bytes = self.ray.get(call, timeout=self.terms.deadline_s)
         except self.ray.exceptions.RayError as error:
             raise self._lost(error) from None
         return content
@@ -281,27 +305,28 @@ class Crew:
     @property
     def wants_graph(self) -> bool:
         """Whether turns go through a compiled graph: within a machine a plain call for many steps costs no more."""
-        return self.engine.calls == "graph" or (self.engine.calls == "auto" and len(self.machines) > 1)
+        return self.terms.calls == "graph" or (self.terms.calls == "auto" and len(self.machines) > 1)
 
     def _graph(self, plain: Carrier, peers: list[list[int]], n_turns: int) -> Carrier:
         """Return the compiled graph, or ``plain`` where it is not to be had and was not insisted on."""
+        depth = _DEPTH if self.is_at_home else 1  # channels between machines do not queue
         made: list[Carrier] = []
         errors: list[Exception] = []
 
         def compile_it() -> None:
             try:
-                made.append(Graph(self, peers, n_turns))
+                made.append(Graph(self.ray, self.actors, peers, n_turns, depth))
             except Exception as error:
                 errors.append(error)
 
         thread = threading.Thread(target=compile_it, daemon=True)  # an actor that is stopped holds it up for ever
         thread.start()
-        thread.join(self.engine.deadline_s * _START_DEADLINES)
+        thread.join(self.terms.deadline_s * _START_DEADLINES)
         if made:
             return made[0]
         if not errors:
             raise self._lost(None)
-        if self.engine.calls == "graph":
+        if self.terms.calls == "graph":
             given = f"{type(errors[0]).__name__}: {errors[0]}".split("\n")[0]
             raise InputError("a Ray that compiles graphs", given, "use --calls auto", "engine ray")
         return plain
@@ -319,7 +344,7 @@ class Crew:
     def _end(self, worker: int) -> bytes:
         """Return what ``worker`` ended with; raise where that is an error."""
         try:
-            end: bytes = self.ray.get(self.ends[worker], timeout=self.engine.deadline_s)
+            end: bytes = self.ray.get(self.ends[worker], timeout=self.terms.deadline_s)
         except self.ray.exceptions.RayError as error:
             raise self._lost(error) from None
         header = json.loads(end.split(b"\n", 1)[0])
@@ -357,7 +382,7 @@ class Crew:
         if not lost:
             lost = [f"some: {error or 'no report'}".split("\n")[0]]
         error_of_all = WorkerLostError(
-            f"expected every worker to answer within {self.engine.deadline_s:g} s; worker {'; worker '.join(lost)}; "
+            f"expected every worker to answer within {self.terms.deadline_s:g} s; worker {'; worker '.join(lost)}; "
             "see its machine and the logs of the Ray cluster, or allow more with --deadline"
         )
         error_of_all.who = f"worker {', worker '.join(who) or '(some)'} lost"
@@ -412,112 +437,3 @@ class Listener:
         if self.watcher is not None and self.is_on:
             self.is_on = False
             self.watcher.end()
-
-
-class Carrier(ABC):
-    """What carries turns to the actors and back."""
-
-    is_nameless = False
-    """Whether all that use its semaphores have opened them."""
-
-    @property
-    @abstractmethod
-    def is_behind(self) -> bool:
-        """Whether another turn should be submitted before the reports of the oldest are asked for."""
-
-    @abstractmethod
-    def submit(self, command: bytes) -> None:
-        """Start a turn."""
-
-    @abstractmethod
-    def reports(self, timeout_s: float) -> list[dict[str, Any]] | None:
-        """Return what all actors report of the oldest turn, or None where they have not within ``timeout_s``."""
-
-    @abstractmethod
-    def tear_down(self) -> None:
-        """End it."""
-
-
-class PlainCalls(Carrier):
-    """A call of each actor a turn and, where there is a round, two more, whose results go from actor to actor."""
-
-    is_behind = False
-
-    def __init__(self, crew: Crew) -> None:
-        self.ray, self.actors = crew.ray, crew.actors
-
-    def submit(self, command: bytes) -> None:
-        self.calls = [actor.turn.remote(command) for actor in self.actors]
-
-    def reports(self, timeout_s: float) -> list[dict[str, Any]] | None:
-        _, late = self.ray.wait(self.calls, num_returns=len(self.calls), timeout=timeout_s)
-        if late:
-            return None
-        reports = [json.loads(report) for report in self.ray.get(self.calls)]
-        if any(report["kind"] == "round" for report in reports):
-            peers = [report["peers"] for report in reports]
-            sent: dict[tuple[int, int], Any] = {}
-            for worker, actor in enumerate(self.actors):
-                if peers[worker]:
-                    messages = actor.outgoing.options(num_returns=len(peers[worker])).remote()
-                    messages = messages if isinstance(messages, list) else [messages]
-                    sent |= {(worker, peer): message for peer, message in zip(peers[worker], messages, strict=True)}
-            for worker, actor in enumerate(self.actors):
-                if peers[worker]:
-                    actor.incoming.remote(*(sent[peer, worker] for peer in peers[worker]))
-        return reports
-
-    def tear_down(self) -> None:
-        pass
-
-
-class Graph(Carrier):
-    """A compiled graph: a node for each actor and, where it has peers on other machines, one that takes in messages."""
-
-    def __init__(self, crew: Crew, peers: list[list[int]], n_turns: int) -> None:
-        ray, actors = crew.ray, crew.actors
-        with ray.dag.InputNode() as command:
-            outputs, taken = [], []
-            sent: dict[tuple[int, int], Any] = {}
-            for worker, actor in enumerate(actors):
-                if not peers[worker]:
-                    outputs.append(actor.turn.bind(command))
-                    continue
-                node = actor.turn_and_outgoing.options(num_returns=1 + len(peers[worker])).bind(command)
-                outputs.append(node[0])
-                sent |= {(worker, peer): node[i] for i, peer in enumerate(peers[worker], 1)}
-            for worker, actor in enumerate(actors):
-                if peers[worker]:
-                    taken.append(actor.incoming.bind(*(sent[peer, worker] for peer in peers[worker])))
-            root = ray.dag.MultiOutputNode(outputs + taken)
-        self.ray, self.actors, self.n_turns = ray, actors, n_turns
-        self.depth = _DEPTH if crew.is_at_home else 1  # channels between machines do not queue
-        self.graph = root.experimental_compile(_max_inflight_executions=self.depth)
-        self.under_way: deque[Any] = deque()
-
-    @property
-    def is_behind(self) -> bool:
-        return len(self.under_way) < self.depth
-
-    def submit(self, command: bytes) -> None:
-        self.under_way.append(self.graph.execute(command))
-
-    def reports(self, timeout_s: float) -> list[dict[str, Any]] | None:
-        # Reading from a channel spins until something is there. So a plain call sleeps until the turn is over.
-        turned = self.actors[0].has_turned.options(concurrency_group="watch").remote(self.n_turns + 1)
-        if not self.ray.wait([turned], timeout=timeout_s)[0]:
-            return None
-        self.ray.get(turned)
-        try:
-            values = self.ray.get(self.under_way.popleft(), timeout=timeout_s)
-        except self.ray.exceptions.GetTimeoutError:
-            return None
-        self.n_turns += 1
-        if not self.is_nameless:
-            forget_semaphores()
-            self.is_nameless = True
-        return [json.loads(report) for report in values[: len(self.actors)]]
-
-    def tear_down(self) -> None:
-        self.graph.teardown()
-        self.under_way.clear()

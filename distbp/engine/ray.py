@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, TypeVar
 
-from distbp.engine.crew import Crew, WorkerLostError
+from distbp.engine.crew import Crew, Terms, WorkerLostError
 from distbp.errors import DifferenceError, DistbpError, InputError, StoppedError
 from distbp.train import Engine, Outcome, Training, Watcher
 from distbp.train.exchange import Job
@@ -102,12 +102,12 @@ class RayEngine(Engine):
         trust_network: bool = False,
     ) -> None:
         super().__init__()
-        self.max_failures, self.least, self.room_s = max_failures, least or workers, room_s
+        self.max_failures, self.least = max_failures, least or workers
         self.grows_from, self.grow_pause_s = 0.0, _GROW_PAUSE_S
         if calls not in CALLS:
             raise InputError(f"one of: {', '.join(CALLS)}", repr(calls), "choose one of these", "--calls")
-        self.workers, self.machines, self.deadline_s = workers, machines, deadline_s
-        self.cpus_per_worker, self.calls = cpus_per_worker, calls
+        self.workers = workers
+        self.terms = Terms(machines, deadline_s, room_s, cpus_per_worker, calls)
         self.ray = import_ray()
         logging.getLogger("ray.dag").setLevel(logging.CRITICAL)  # what goes wrong there is raised as well
         self.started_it = False
@@ -141,7 +141,7 @@ class RayEngine(Engine):
                 outcome: Any = self._train(job, watcher)
                 return outcome
             has_server = isinstance(job, Training) and job.recipe.wants_server
-            with Crew(self, self.workers, has_server, least=self.least) as crew:
+            with self._crew(has_server, self.least) as crew:
                 return crew.perform(job, watcher)
         except DistbpError as error:
             error.agreed = True
@@ -153,7 +153,7 @@ class RayEngine(Engine):
         while True:
             least = 1 if said and self.least == self.workers else self.least
             try:
-                with Crew(self, self.workers, job.recipe.wants_server, least=least, is_anew=bool(said)) as crew:
+                with self._crew(job.recipe.wants_server, least, is_anew=bool(said)) as crew:
                     if said and watcher:
                         step, history = (job.state.step, job.state.history) if job.state else (0, [])
                         watcher.recovered(said, step, history, crew.workers)
@@ -180,14 +180,14 @@ class RayEngine(Engine):
                 job = dataclasses.replace(job, protection=job.protection and job.protection.after_loss())
             job = dataclasses.replace(job, state=state or job.state)
 
-    def free(self) -> int:
-        """Return for how many workers the cluster has room, as far as it knows."""
-        return int(self.ray.available_resources().get("CPU", 0.0) // self.cpus_per_worker)
+    def _crew(self, has_server: bool, least: int, *, is_anew: bool = False) -> Crew:
+        brake, terms = self.brake, self.terms
+        return Crew(self.ray, terms, brake, self._can_grow, self.workers, has_server, least=least, is_anew=is_anew)
 
-    def can_grow(self, crew: Crew) -> bool:
-        """Return whether there is room for more workers than ``crew`` has; after each time, not so soon again."""
+    def _can_grow(self, n_workers: int) -> bool:
+        """Return whether there is room for more than ``n_workers``; after each time, not so soon again."""
         now = time.monotonic()
-        if crew.workers >= self.workers or now < self.grows_from or not self.free():
+        if n_workers >= self.workers or now < self.grows_from or not self.terms.free(self.ray):
             return False
         self.grow_pause_s *= 2
         self.grows_from = now + self.grow_pause_s

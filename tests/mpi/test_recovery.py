@@ -8,26 +8,11 @@ import time
 
 import pytest
 from conftest import our_processes, ranks
-from tests_support import RECIPE, compare, distbp, finish, metrics, result, start_training
+from tests_support import compare, distbp, finish, metrics, result, start_training
 
 from distbp.train.fault import PHASES
 
 pytestmark = pytest.mark.timeout(120)
-LONG = RECIPE.replace("epochs: 3", "epochs: 120")
-
-
-@pytest.fixture(scope="module")
-def long(tmp_path_factory):
-    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
-    path.write_text(LONG)
-    return path
-
-
-@pytest.fixture(scope="module")
-def calm(long, tmp_path_factory):
-    out = tmp_path_factory.mktemp("calm") / "run"
-    distbp("train", long, "--engine", "local", "--out", out)
-    return out
 
 
 VICTIMS = {

@@ -10,7 +10,7 @@ import psutil
 import pytest
 from conftest import actors
 from ray_cluster import Cluster
-from tests_support import RECIPE, compare, distbp, finish, metrics, result, start_training
+from tests_support import compare, distbp, finish, metrics, result, start_training
 
 from distbp.train.fault import PHASES
 
@@ -25,20 +25,6 @@ def cluster():
     with Cluster([4]) as cluster:
         yield cluster
         assert cluster.used_cpus() == 0
-
-
-@pytest.fixture(scope="module")
-def long(tmp_path_factory):
-    path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
-    path.write_text(RECIPE.replace("epochs: 3", "epochs: 150"))
-    return path
-
-
-@pytest.fixture(scope="module")
-def calm(long, tmp_path_factory):
-    out = tmp_path_factory.mktemp("calm") / "run"
-    distbp("train", long, "--engine", "local", "--out", out)
-    return out
 
 
 LOSSES = {
