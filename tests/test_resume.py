@@ -117,6 +117,21 @@ def test_what_cannot_be_resumed_is_said(tmp_path, options, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nothing_is_written_through_a_link_out_of_the_folder(tmp_path):
+    run, outside = tmp_path / "run", tmp_path / "outside"
+    distbp("train", "--max-time", 0, "--out", run, status=75)
+    (run / "checkpoints").rename(outside)
+    (run / "checkpoints").symlink_to(outside)
+    before = {path: path.read_bytes() for path in outside.iterdir()}
+    done = distbp("train", "--resume", run, "--checkpoint-steps", 5, status=2)
+    assert f"a link to {outside}; remove the link" in done.stderr
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "metrics.jsonl").symlink_to(tmp_path / "elsewhere")
+    distbp("train", "--max-time", 0, "--out", tmp_path / "new", status=75)
+    assert not (tmp_path / "elsewhere").exists()
+    assert {path: path.read_bytes() for path in outside.iterdir()} == before
+
+
 def test_a_run_that_has_ended_is_not_resumed(calm):
     assert "whose run has ended" in distbp("train", "--resume", calm, status=2).stderr
 

@@ -52,6 +52,9 @@ class Output:
         InputError
             Where the folder cannot be written, or holds a run already.
         """
+        if self.checkpoints.folder.is_symlink():  # nothing is written outside of the folder
+            given = f"{self.checkpoints.folder}, a link to {self.checkpoints.folder.readlink()}"
+            raise InputError("a folder of the run's own for its checkpoints", given, "remove the link", "output")
         if resumed is not None:
             self._write(resumed.history)
             return

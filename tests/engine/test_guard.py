@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,18 @@ def test_who_is_left_alone(body):
     with Machine(body) as machine:
         assert machine.processes[0].wait(10) == 0
         assert not machine.pulse.was_ended(0)
+
+
+@pytest.mark.timeout(60)
+def test_where_all_were_stopped_as_when_a_machine_sleeps_nobody_is_killed():
+    with Machine("work(60)") as machine:
+        everything = [machine.guard, *machine.processes]
+        time.sleep(0.2)
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for process in everything:
+                process.send_signal(number)
+            time.sleep(2 * DEADLINE_S)
+        assert machine.processes[0].poll() is None
 
 
 @pytest.mark.timeout(60)
