@@ -10,6 +10,7 @@ import sys
 import uuid
 from pathlib import Path
 
+LOGS = Path("/tmp/ray/session_latest/logs")
 RAY = str(Path(sys.executable).parent / "ray")
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}  # of all Rays that tests start
 
@@ -30,6 +31,12 @@ def wait_until_up(raylet: subprocess.Popen[str]) -> None:
         if "Ray runtime started" in line:
             return
     raise AssertionError("".join(said))
+
+
+def driver_log() -> str:
+    """Return the end of what Ray wrote about the newest driver, for the message of a test that fails."""
+    logs = sorted(LOGS.glob("python-core-driver-*.log"), key=lambda path: path.stat().st_mtime)
+    return "\n".join(logs[-1].read_text().splitlines()[-60:]) if logs else ""
 
 
 class Cluster:

@@ -36,6 +36,7 @@ INSTALL = "install it with: pip install 'distbp[ray]'"
 def import_ray() -> Any:
     """Return the module ``ray``; raise InputError where it is missing."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # there are no accelerators to hide
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of calls whose results nobody asks for: we say it once
     token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
     has_token = "RAY_AUTH_TOKEN" in os.environ or token.exists()
     if has_token and "ray" not in sys.modules:  # show it, as Ray's own commands do; Ray reads the mode but once

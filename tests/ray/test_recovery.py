@@ -9,7 +9,7 @@ import signal
 import psutil
 import pytest
 from conftest import actors
-from ray_cluster import Cluster
+from ray_cluster import Cluster, driver_log
 from tests_support import compare, distbp, finish, metrics, result, start_training
 
 from distbp.train.fault import PHASES
@@ -91,6 +91,6 @@ def test_where_a_machine_of_the_cluster_is_lost_the_others_do_its_work(long, cal
         for member in [*family, psutil.Process(raylet.pid)]:
             member.kill()
         done = finish(process, 150)
-    assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, "\n".join([done.stdout[-2000:], done.stderr, driver_log()])
     assert "with 2 workers" in done.stdout
     compare(result(tmp_path / "run"), result(calm))
