@@ -53,7 +53,17 @@ class TrainingError(DistbpError):
 
 
 class LostError(Exception):
-    """A worker is lost, by its death or beyond a deadline; those that are left may go on from a copy of the state."""
+    """A worker is lost, by its death or beyond a deadline; those that are left may go on from a copy of the state.
+
+    Parameters
+    ----------
+    knows_who:
+        Whether the message says who is lost: some only hear that others have lost somebody.
+    """
+
+    def __init__(self, message: str, *, knows_who: bool = True) -> None:
+        super().__init__(message)
+        self.knows_who = knows_who
 
 
 class DifferenceError(LostError):

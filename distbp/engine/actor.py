@@ -341,7 +341,7 @@ class ActorGroup(MachineGroup):
             self.actor.pause_s = _PAUSE_BETWEEN_MACHINES_S if exchange.peers else 0.0
         return exchange
 
-    def recover(self, moments: Collection[int], lost: LostError) -> int:
+    def recover(self, moments: Collection[int], lost: LostError) -> tuple[int, LostError]:
         raise lost  # the driver makes new actors
 
     def push_pull(self, exchange: Exchange) -> PushPull:

@@ -237,7 +237,7 @@ class Arena:
         if dead := self.deaths.seen():
             raise LostError(f"{'; '.join(map(self._end_of, dead))}, missed {where}")
         if self._is_broken():
-            raise LostError(f"a worker of another machine was lost, {where}")
+            raise LostError(f"a worker of another machine was lost, {where}", knows_who=False)
         raise TrainingError(
             f"expected worker {self.names[worker]} {where}; it did not come "
             f"within {self.deadline_s:g} s; see whether it is stopped or its machine out of memory, or allow more "

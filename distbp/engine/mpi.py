@@ -24,7 +24,7 @@ from distbp.engine.guard import LATE
 from distbp.engine.machines import Link, Messages
 from distbp.engine.mpirun import INSTALL, STATUS_VARIABLE, is_launched
 from distbp.engine.waiting import wait_until
-from distbp.errors import DistbpError, InputError, LostError, TrainingError
+from distbp.errors import DifferenceError, DistbpError, InputError, LostError, TrainingError
 
 _START_DEADLINES = 60  # before training, workers read data: they may take that many deadlines
 _SPINS = 200
@@ -106,7 +106,7 @@ class MpiGroup(MachineGroup):
     def can_recover(self) -> bool:  # type: ignore[override]
         return self.has_ulfm and self.n_workers > 1
 
-    def recover(self, moments: Collection[int], lost: LostError) -> int:
+    def recover(self, moments: Collection[int], lost: LostError) -> tuple[int, LostError]:
         if self.arena is not None:
             self.arena.break_off()
             self.arena.deaths.close()
@@ -119,10 +119,13 @@ class MpiGroup(MachineGroup):
                 self.comm = self.comm.Shrink()
             with suppress(LostError):  # another one, meanwhile
                 self._number()
-                given = [set(json.loads(text)) for text in self.allgather_text(json.dumps(sorted(moments)))]
+                rank = 2 * isinstance(lost, DifferenceError) + lost.knows_who
+                given = [json.loads(t) for t in self.allgather_text(json.dumps([sorted(moments), rank, str(lost)]))]
                 if self.arena is not None:
                     self.arena.pulse.dismiss()
-                return max(set.intersection(*given), default=0)
+                _, rank, said = max(given, key=lambda own: own[1])
+                agreed = DifferenceError(said) if rank > 1 else LostError(said)
+                return max(set.intersection(*(set(own[0]) for own in given)), default=0), agreed
 
     @contextmanager
     def _patiently(self) -> Iterator[None]:
@@ -160,7 +163,7 @@ class MpiGroup(MachineGroup):
             ranks = self.MPI.Group.Translate_ranks(failed, range(failed.Get_size()), self.comm.Get_group())
             names = ", worker ".join(self.names.get(rank, str(rank)) for rank in ranks)
             lost = f"worker {names} died, missed" if names else "others have lost a worker, said"
-            raise LostError(f"{lost} {what}") from None
+            raise LostError(f"{lost} {what}", knows_who=bool(names)) from None
 
     def _is_loss(self, error: Exception) -> bool:
         kind = error.Get_error_class()  # type: ignore[attr-defined]

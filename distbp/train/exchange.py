@@ -271,10 +271,13 @@ class Group(Engine):
             Where there is no room for it.
         """
 
-    def recover(self, moments: Collection[int], lost: LostError) -> int:
-        """Leave out the workers that are lost; return the highest of ``moments`` that all of those left have given.
+    def recover(self, moments: Collection[int], lost: LostError) -> tuple[int, LostError]:
+        """Leave out the workers that are lost.
 
-        Where somebody else brings about the recovery, ``lost`` is raised again.
+        Returns
+        -------
+        The highest of ``moments`` that all of those left have given, and the loss as the one of them saw it who knows
+        most: both the same on all. Where somebody else brings about the recovery, ``lost`` is raised again.
         """
         raise NotImplementedError
 

@@ -54,15 +54,15 @@ class Training:
                     watcher.recovered(said, run.start, list(run.history), group.n_workers)
                 said = ""
                 return run.train(watcher)
-            except LostError as lost:
+            except LostError as seen:
                 if not group.can_recover:
-                    raise TrainingError(f"expected all workers to go on; {lost}, and {group.no_recovery}") from None
+                    raise TrainingError(f"expected all workers to go on; {seen}, and {group.no_recovery}") from None
+                states = {} if run is None else run.states()
+                moment, lost = group.recover({*states, self._moment(state)}, seen)
                 if isinstance(lost, DifferenceError):
                     if is_repeated:
                         raise twice(lost) from None
                     is_repeated = True
-                states = {} if run is None else run.states()
-                moment = group.recover({*states, self._moment(state)}, lost)
                 state = states.get(moment, state)
                 protection = protection and protection.after_loss()
                 said = f"{said}; {lost}" if said else str(lost)
