@@ -55,7 +55,8 @@ class Cluster:
     def join(self, cpus: int) -> None:
         """Start another raylet, the first one as the head."""
         head = ["--head", "--port", self.address.split(":")[1], *self.options]
-        common = ["--node-ip-address", "127.0.0.1", "--block", "--disable-usage-stats"]
+        own_address = f"127.0.0.{1 + len(self.raylets)}"  # so that a driver connects to the raylet of the head
+        common = ["--node-ip-address", own_address, "--block", "--disable-usage-stats"]
         common += ["--object-store-memory", "200000000", "--num-cpus", str(cpus)]
         command = [RAY, "start", *(["--address", self.address] if self.raylets else head), *common]
         pipe = subprocess.PIPE

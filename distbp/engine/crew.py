@@ -107,6 +107,7 @@ class Crew:
         self.actors: list[Any] = []
         self.carrier: Carrier | None = None
         self.lost: list[int] = []
+        self.is_orphan = False  # whether the raylet of this process has died: what it asks of Ray now ends it
         self.step, self.told = -1, ""  # what all have done; what others say of those who are lost
 
     def __enter__(self) -> Crew:
@@ -377,8 +378,14 @@ class Crew:
                 self.lost.pop()
                 who.pop()
             except self.ray.exceptions.RayError as reason:
+                self.is_orphan = self.is_orphan or "its owner has died" in str(reason)
                 cause = [line.strip() for line in str(reason).split("\n") if line.strip()][-1]
                 lost.append(f"{name} has died ({cause.split(' Some common causes')[0]})")
+        if self.is_orphan:
+            return TrainingError(
+                "expected the Ray node that this process is connected to to live; it has died, and the actors with it; "
+                "see its logs, and start the run where a node lives"
+            )
         if not lost:
             lost = [f"some: {error or 'no report'}".split("\n")[0]]
         error_of_all = WorkerLostError(
@@ -389,6 +396,8 @@ class Crew:
         return error_of_all
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self.is_orphan:
+            return
         for worker, actor in enumerate(self.actors):
             if worker in self.lost:  # who is stopped would hold up the others
                 self.ray.kill(actor)

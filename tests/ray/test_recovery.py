@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import signal
+import sys
+import time
 
 import psutil
 import pytest
 from conftest import actors
 from ray_cluster import Cluster, driver_log
-from tests_support import compare, distbp, finish, metrics, result, start_training
+from tests_support import RECIPE, compare, distbp, finish, metrics, result, start_training
 
 from distbp.train.fault import PHASES
 
@@ -82,15 +85,44 @@ def test_a_run_grows_when_a_machine_joins_the_cluster(long, tmp_path):
     assert metrics(tmp_path / "run") == metrics(tmp_path / "calm")
 
 
+# The cluster knows within a second that a machine is lost, not within twenty.
+LIMITS = {"period_ms": 300, "initial_delay_ms": 300, "timeout_ms": 300, "failure_threshold": 3}
+QUICK = {f"RAY_health_check_{name}": str(value) for name, value in LIMITS.items()}
+
+
+def kill_machine(raylet):
+    for member in [*psutil.Process(raylet.pid).children(recursive=True), psutil.Process(raylet.pid)]:
+        member.kill()
+
+
 def test_where_a_machine_of_the_cluster_is_lost_the_others_do_its_work(long, calm, tmp_path):
-    with Cluster([2, 2]) as cluster:
+    with Cluster([2, 2], env=os.environ | QUICK) as cluster:
         options = ["--address", cluster.address, "--workers", 4, "--calls", "plain"]
         process = start_training(tmp_path / "run", long, *options)
-        raylet = cluster.raylets[1]
-        family = psutil.Process(raylet.pid).children(recursive=True)
-        for member in [*family, psutil.Process(raylet.pid)]:
-            member.kill()
+        kill_machine(cluster.raylets[1])
         done = finish(process, 150)
         assert done.returncode == 0, "\n".join([done.stdout[-2000:], done.stderr, driver_log()])
     assert "with 2 workers" in done.stdout
     compare(result(tmp_path / "run"), result(calm))
+
+
+def test_where_the_machine_of_the_driver_is_lost_the_run_ends_and_says_how_to_go_on(tmp_path, monkeypatch):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.replace("epochs: 3", "epochs: 20000"))
+    (tmp_path / "sitecustomize.py").write_text(
+        "import ray\n"
+        "init = ray.init\n"
+        "ray.init = lambda **options: init(**options, _node_ip_address='127.0.0.2')\n"  # that of the other raylet
+    )
+    with Cluster([2, 2], env=os.environ | QUICK) as cluster:
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+        options = ["--address", cluster.address, "--workers", 4, "--checkpoint-steps", 20]
+        process = start_training(tmp_path / "run", recipe, *options)
+        while not list((tmp_path / "run" / "checkpoints").glob("step-*")):
+            time.sleep(0.01)
+        kill_machine(cluster.raylets[1])
+        done = finish(process, 60)
+    assert done.returncode != 0
+    assert "expected the Ray node that this process is connected to to live" in done.stderr
+    assert f"go on with it: distbp train --resume {tmp_path / 'run'}" in done.stderr
+    assert "Traceback" not in done.stderr
