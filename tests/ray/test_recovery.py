@@ -85,8 +85,8 @@ def test_a_run_grows_when_a_machine_joins_the_cluster(long, tmp_path):
     assert metrics(tmp_path / "run") == metrics(tmp_path / "calm")
 
 
-# The cluster knows within a second that a machine is lost, not within twenty.
-LIMITS = {"period_ms": 300, "initial_delay_ms": 300, "timeout_ms": 300, "failure_threshold": 3}
+# The cluster knows within seconds that a machine is lost, not within half a minute.
+LIMITS = {"period_ms": 1000, "initial_delay_ms": 1000, "timeout_ms": 2000, "failure_threshold": 3}
 QUICK = {f"RAY_health_check_{name}": str(value) for name, value in LIMITS.items()}
 
 
