@@ -400,9 +400,9 @@ def _launch_if_needed(
         command = [sys.executable, "-m", "distbp", *sys.argv[1:]]
 
         def when_lost() -> None:
-            runs = (
-                [Output(folder, 1)] if folder else unfinished(Path("runs"), name_of(read.data.source)) if read else []
-            )
+            runs = unfinished(Path("runs"), name_of(read.data.source)) if read else []
+            if folder:
+                runs = [Output(folder, 1)]
             remedy = runs[-1].way_on if runs and runs[-1].is_unfinished else "start it again"
             print(
                 "distbp: expected a worker that brings the run to its end; all were lost, for what stands above or, "

@@ -204,7 +204,7 @@ class Crew:
         except WorkerLostError as error:
             error.state = self.rescued()
             when = "before the first step" if self.step < 0 else f"after step {self.step}"
-            error.who = self.told or f"{error.who} {when}"
+            error.who = f"{error.who} {when}" + (f" ({self.told})" if self.told else "")
             raise
         finally:
             listener.close()

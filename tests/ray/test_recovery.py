@@ -43,7 +43,7 @@ def test_lost_actors_are_replaced(cluster, long, calm, tmp_path, victims, number
         running[victim].send_signal(number)
     done = finish(process, 90)
     assert done.returncode == 0, done.stderr
-    assert any(f"process {running[victim].pid})" in done.stdout for victim in victims)  # others may not have seen all
+    assert f"process {running[victims[0]].pid})" in done.stdout
     assert "going on from step" in done.stdout
     compare(result(tmp_path / "run"), result(calm))
     assert metrics(tmp_path / "run") == metrics(calm)
