@@ -1,20 +1,21 @@
 """Hosts of a network, for tests: network namespaces of this machine, joined by a bridge.
 
-Each has its own address, hostname, /dev/shm and /tmp/ray, and a home folder laid over the one of this machine, which is
-only read; other files are shared. Needs root and iproute2.
+Each has its own address, hostname, processes, /dev/shm and /tmp/ray, and a home folder laid over the one of this
+machine, which is only read; other files are shared. Processes of its own matter because ``ray down`` ends every Ray
+that it can see. Needs root and iproute2.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
-import time
 import uuid
 from pathlib import Path
 
-TOOLS = ("ip", "unshare", "nsenter", "mount")
+import psutil
+
+TOOLS = ("ip", "unshare", "nsenter", "setpriv", "mount")
 _PREFIX = "10.203.77"
 _ASKED = "8.8.8.8"  # programs that want to know their own address ask for the way to this one
 
@@ -86,41 +87,25 @@ class Hosts:
                 " && mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray"
                 f" && mount -t overlay -o {layers} overlay {home} && echo ready && exec sleep infinity"
             )
-            spaces = ["ip", "netns", "exec", name, "unshare", "--uts", "--ipc", "--mount", "sh", "-c", setup]
-            anchor = subprocess.Popen(spaces, stdout=subprocess.PIPE)
+            spaces = ["unshare", "--uts", "--ipc", "--mount-proc", "--pid", "--kill-child", "sh", "-c"]
+            anchor = subprocess.Popen(["ip", "netns", "exec", name, *spaces, setup], stdout=subprocess.PIPE)
             self.anchors.append(anchor)
             assert anchor.stdout is not None
             assert anchor.stdout.readline() == b"ready\n"
 
     def command(self, host: int, *words: object) -> list[str]:
-        """Return the command that runs ``words`` on ``host``."""
-        enter = f"nsenter --target {self.anchors[host].pid} --net --uts --ipc --mount"
-        return [*enter.split(), f"--wd={Path.cwd()}", *map(str, words)]
+        """Return the command that runs ``words`` on ``host``; SIGTERM to it reaches them."""
+        [first] = psutil.Process(self.anchors[host].pid).children()  # in its own space of processes, unlike the anchor
+        enter = f"nsenter --target {first.pid} --net --uts --ipc --mount --pid"
+        return [*enter.split(), f"--wd={Path.cwd()}", *["setpriv", "--pdeathsig", "TERM", "--"], *map(str, words)]
 
     def connect(self, host: int, is_on: bool) -> None:
         """Join ``host`` to the others, or cut it off."""
         _run("ip", "link", "set", f"v{host}-{self.id}", "up" if is_on else "down")
 
-    def processes(self) -> list[int]:
-        """Return the processes that run on the hosts."""
-        return [
-            int(pid)
-            for name in self.names
-            for pid in subprocess.run(
-                ["ip", "netns", "pids", name], capture_output=True, text=True, check=False
-            ).stdout.split()
-        ]
-
     def __exit__(self, *_: object) -> None:
-        deadline = time.monotonic() + 10
-        while (running := self.processes()) and time.monotonic() < deadline:
-            for pid in running:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-            time.sleep(0.05)
         for anchor in self.anchors:
+            anchor.kill()  # its child goes with it, and with that one, the first of its space, all others
             anchor.wait()
             assert anchor.stdout is not None
             anchor.stdout.close()

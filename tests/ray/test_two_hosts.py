@@ -46,9 +46,10 @@ def raylets(hosts):
         running.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
         wait_until_up(running[-1])
     yield f"{head}:{_PORT}"
-    for raylet in reversed(running):
-        raylet.terminate()
-        raylet.communicate(timeout=30)
+    for raylet in running:  # those on the hosts end with the hosts
+        raylet.kill()
+        raylet.wait()
+        raylet.stdout.close()
 
 
 def run(hosts, *words, **environment):
@@ -69,6 +70,23 @@ def test_ray_gives_the_same_bits_on_two_hosts(hosts, raylets, recipe, alone, tmp
     assert result(tmp_path / "run")["workers"] == workers
 
 
+@pytest.mark.skipif(bool(sshd_missing()), reason=sshd_missing())
+def test_mpi_gives_the_same_bits_on_two_hosts(hosts, recipe, alone, tmp_path):
+    with Sshd(tmp_path / "ssh", hosts.addresses[1], 22, hosts.command(1)) as server:
+        hostfile = tmp_path / "hostfile"
+        hostfile.write_text("".join(f"{address} slots=2\n" for address in hosts.addresses))
+        mpirun = Path(sys.executable).parent / "mpirun"
+        agent = " ".join(["ssh", *server.options])
+        options = ["--hostfile", hostfile, "-n", 4, "--bind-to", "none", "--prtemca", "plm_ssh_agent", agent]
+        network = hosts.addresses[0].rpartition(".")[0] + ".0/24"
+        run(
+            hosts, mpirun, *options, *COMMAND, "train", recipe, "--out", tmp_path / "run",
+            OMPI_MCA_btl_tcp_if_include=network, PRTE_MCA_prte_if_include=network,
+        )  # fmt: skip
+    assert result(tmp_path / "run")["weights_sha256"] == alone["weights_sha256"]
+    assert result(tmp_path / "run")["workers"] == 4
+
+
 @needs_ray
 def test_ray_does_without_a_host_that_is_cut_off(hosts, raylets, tmp_path):
     recipe = tmp_path / "recipe.yaml"
@@ -86,20 +104,3 @@ def test_ray_does_without_a_host_that_is_cut_off(hosts, raylets, tmp_path):
     assert done.returncode == 0, done.stderr
     assert re.search(r"\(machine node1-.*going on from step \d+ with 2 workers", done.stdout)
     compare(result(tmp_path / "run"), result(tmp_path / "calm"))
-
-
-@pytest.mark.skipif(bool(sshd_missing()), reason=sshd_missing())
-def test_mpi_gives_the_same_bits_on_two_hosts(hosts, recipe, alone, tmp_path):
-    with Sshd(tmp_path / "ssh", hosts.addresses[1], 22, hosts.command(1)) as server:
-        hostfile = tmp_path / "hostfile"
-        hostfile.write_text("".join(f"{address} slots=2\n" for address in hosts.addresses))
-        mpirun = Path(sys.executable).parent / "mpirun"
-        agent = " ".join(["ssh", *server.options])
-        options = ["--hostfile", hostfile, "-n", 4, "--bind-to", "none", "--prtemca", "plm_ssh_agent", agent]
-        network = hosts.addresses[0].rpartition(".")[0] + ".0/24"
-        run(
-            hosts, mpirun, *options, *COMMAND, "train", recipe, "--out", tmp_path / "run",
-            OMPI_MCA_btl_tcp_if_include=network, PRTE_MCA_prte_if_include=network,
-        )  # fmt: skip
-    assert result(tmp_path / "run")["weights_sha256"] == alone["weights_sha256"]
-    assert result(tmp_path / "run")["workers"] == 4
