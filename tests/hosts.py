@@ -85,8 +85,8 @@ class Hosts:
             setup = (
                 f"hostname {name} && mount --make-rprivate / && mount -t tmpfs -o size=4g tmpfs /dev/shm"
                 " && mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray"
-                f" && mount -t overlay -o {layers} overlay {home} && echo ready && exec sleep infinity"
-            )
+                f" && mount -t overlay -o {layers} overlay {home} && echo ready && sleep infinity & wait"
+            )  # the first process of a host waits for all, as init does: else the dead would stay
             spaces = ["unshare", "--uts", "--ipc", "--mount-proc", "--pid", "--kill-child", "sh", "-c"]
             anchor = subprocess.Popen(["ip", "netns", "exec", name, *spaces, setup], stdout=subprocess.PIPE)
             self.anchors.append(anchor)

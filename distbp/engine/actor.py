@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from distbp.engine.arena import AbandonedError, Arena
-from distbp.engine.group import GUARDED, MachineGroup, machine_identity
+from distbp.engine.group import MachineGroup, machine_identity
 from distbp.engine.machines import Link, MachineExchange, Messages
 from distbp.engine.messages import pack, pack_checkpoint, pack_error, pack_result, unpack, unpack_job
 from distbp.engine.push_pull import ActorPushPull, Desk
@@ -371,7 +371,7 @@ class ActorLink(Link):
         if not self.actor.inbox:
             return
         self.actor.round = Round(sends, receives)
-        deadline_s = GUARDED * patience * self.group.deadline_s
+        deadline_s = self.group.patience_s(patience * self.group.deadline_s)
         try:
             self.actor.ask("round", deadline_s)
         except queue.Empty:

@@ -36,13 +36,20 @@ class MachineGroup(Group):
     names:
         What each worker is called in messages.
     deadline_s:
-        How long to wait for another worker.
+        How long a worker may take.
+    is_guarded:
+        Whether a guard ends those of them who take longer.
     """
 
     names: dict[int, str]
     deadline_s: float
+    is_guarded = False
     arena: Arena | None = None
     guard: subprocess.Popen[bytes] | None = None
+
+    def patience_s(self, deadline_s: float) -> float:
+        """Return how long to wait for another worker, which may take ``deadline_s``."""
+        return deadline_s * (GUARDED if self.is_guarded else 1)
 
     @abstractmethod
     def allgather_text(self, text: str) -> list[str]:
@@ -80,12 +87,12 @@ class MachineGroup(Group):
             if self.worker != first:
                 pid, theirs = doors[first].split()
                 handle = attach(int(pid), int(theirs))
-        is_guarded = self.can_recover and plan.n_coordinators > 0
         own = os.dup(handle)
-        deadline_s = self.deadline_s * (GUARDED if is_guarded else 1)
-        self.arena = Arena(handle, place, layout, plan, self.worker, machine, self.names, deadline_s, phases, pids)
-        self.arena.pulse.watch(is_guarded)
-        if is_guarded and self.worker == first:
+        self.is_guarded = self.can_recover and plan.n_coordinators > 0
+        patience_s = self.patience_s(self.deadline_s)
+        self.arena = Arena(handle, place, layout, plan, self.worker, machine, self.names, patience_s, phases, pids)
+        self.arena.pulse.watch(self.is_guarded)
+        if self.is_guarded and self.worker == first:
             self.guard = start_guard(own, len(workers), self.deadline_s)
         os.close(own)
         return MachineExchange(plan, self.worker, self.arena, self.link(), phases)

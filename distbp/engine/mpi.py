@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from distbp.engine.group import GUARDED, MachineGroup, machine_identity
+from distbp.engine.group import MachineGroup, machine_identity
 from distbp.engine.guard import LATE
 from distbp.engine.machines import Link, Messages
 from distbp.engine.mpirun import INSTALL, STATUS_VARIABLE, is_launched
@@ -259,8 +259,7 @@ class MpiLink(Link):
     def round(self, sends: Messages, receives: Messages, what: str, patience: float = 1.0) -> None:
         comm = self.group.comm
         self.longest_s = max(self.longest_s, time.monotonic() - self.ended)  # what the others may take as well
-        factor = GUARDED if self.group.can_recover else 1
-        deadline_s = factor * max(patience * self.group.deadline_s, LATE * self.longest_s)
+        deadline_s = self.group.patience_s(max(patience * self.group.deadline_s, LATE * self.longest_s))
         with self.group.losses(f"in the exchange of {what}"):
             requests = [comm.Irecv(array, source) for source, array in receives]
             requests += [comm.Isend(array, to) for to, array in sends]
