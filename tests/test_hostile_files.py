@@ -7,6 +7,7 @@ loader, two at a time, and says how far it came.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gzip
 import io
 import os
@@ -26,7 +27,7 @@ from distbp.data import load
 from distbp.data.idx import read_idx
 from distbp.data.sources import read_npy, read_npz
 from distbp.train.checkpoint import load_checkpoint, to_bytes
-from distbp.train.state import State
+from distbp.train.state import Ledger, State
 
 MINUTES = float(os.environ.get("DISTBP_FUZZ_MINUTES", "0"))
 MOST_MEMORY_KB = 1 << 18
@@ -61,10 +62,13 @@ STATE = State(
     [],
     0.0,
 )
+ASYNCHRONOUS = Recipe.parse(RECIPE.dump() | {"mode": "asynchronous"})
+PUSHED = dataclasses.replace(STATE, ledger=Ledger(steps_of_workers=[3, 4], unseen=[{"epoch": 1}]))
 LOADERS = {
     "recipe": (lambda path: read_recipe(path, []), lambda _: YAML),
     "model": (Model.load, model),
     "checkpoint": (load_checkpoint, lambda _: to_bytes(STATE, RECIPE)),
+    "checkpoint of a mode": (load_checkpoint, lambda _: to_bytes(PUSHED, ASYNCHRONOUS)),
     "idx": (read_idx, lambda _: IDX),
     "idx.gz": (read_idx, lambda _: gzip.compress(IDX)),
     "npz": (read_npz, lambda _: npz()),

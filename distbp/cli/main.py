@@ -140,10 +140,6 @@ def train(
             training = Training(recipe, protection=protection, state=state)
             if send_data:
                 training = dataclasses.replace(training, dataset=load(recipe.data.source))
-            if not recipe.is_synchronous and (checkpoint_steps or max_time):
-                given = f"the mode {recipe.mode.name}"
-                remedy = "leave out --checkpoint-steps and --max-time"
-                raise InputError("the mode synchronous, to write checkpoints", given, remedy, "recipe: mode")
         output = _output(connected, resume or out, name_of(recipe.data.source), keep, state)
         _train(training, connected, output)
 

@@ -162,12 +162,10 @@ class RayWorker:
     def rescue(self) -> tuple[str, bytes]:
         """Return what this worker knows of the loss, and the newest state that this machine has a whole copy of."""
         run = None if self.group is None else self.group.run
-        states = {} if run is None else run.states()
-        for moment in sorted(states, reverse=True):
-            state = states[moment].detached()
-            if run is not None and moment in run.states():  # nobody wrote there meanwhile
-                return self.loss, pack_checkpoint(state, run.recipe, is_best=False)
-        return self.loss, b""
+        state = None if run is None else run.rescued()
+        if run is None or state is None:
+            return self.loss, b""
+        return self.loss, pack_checkpoint(state, run.recipe, is_best=False)
 
     def has_turned(self, n_turns: int) -> None:
         """Return when ``turn`` has done its work that often."""

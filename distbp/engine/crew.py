@@ -202,8 +202,11 @@ class Crew:
         try:
             return self._perform(job, listener)
         except WorkerLostError as error:
-            error.state = self.rescued()
-            when = "before the first step" if self.step < 0 else f"after step {self.step}"
+            error.state = self.rescued() or listener.kept
+            done = self.step
+            if error.state is not None and error.state.ledger is not None:  # the server counts the steps
+                done = error.state.step
+            when = "before the first step" if done < 0 else f"after step {done}"
             error.who = f"{error.who} {when}" + (f" ({self.told})" if self.told else "")
             raise
         finally:
@@ -238,7 +241,7 @@ class Crew:
         ]
         is_guarded = not isinstance(job, Training) or job.recipe.is_synchronous
         self.patience_s = self.terms.deadline_s * (GUARDED if is_guarded else 1)
-        self.brake.is_manned = isinstance(job, Training) and job.is_protected
+        self.brake.is_manned = isinstance(job, Training) and job.protection is not None
         self._drive(listener)
         self.brake.is_manned = False
         return unpack_result(self._end(0).partition(b"\n")[2])
@@ -419,6 +422,7 @@ class Listener:
     def __init__(self, watcher: Watcher | None) -> None:
         self.watcher = watcher
         self.is_on = False
+        self.kept: State | None = None  # the newest checkpoint
 
     def hear(self, events: list[list[Any]], checkpoint: Callable[[int], bytes]) -> None:
         """Pass on ``events``; ``checkpoint`` returns the one with a number."""
@@ -437,6 +441,8 @@ class Listener:
                 self.watcher.recovered(*values)
             elif kind == "checkpoint":
                 state, recipe, is_best = unpack_checkpoint(checkpoint(*values))
+                if not is_best:
+                    self.kept = state
                 self.watcher.checkpoint(state, recipe, is_best=is_best)
             else:
                 self.close()

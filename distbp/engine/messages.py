@@ -52,7 +52,7 @@ def pack_job(job: Job[Any]) -> bytes:
     """Return ``job`` without its rows."""
     if isinstance(job, Training):
         protection = None if job.protection is None else dataclasses.asdict(job.protection)
-        header, arrays = ({}, {}) if job.state is None else _state_parts(job.state)
+        header, arrays = ({}, {}) if job.state is None else (job.state.header(), job.state.arrays())
         return pack({"train": {"recipe": job.recipe.dump(), "protection": protection, "state": header}}, arrays)
     assert isinstance(job, Benchmark)
     return pack({"benchmark": dataclasses.asdict(job)})
@@ -69,7 +69,7 @@ def unpack_job(message: bytes, rows: bytes) -> Job[Any]:
         unpack_rows(rows) if rows else None,
         is_whole=not rows,
         protection=_protection(content["protection"]) if content["protection"] else None,
-        state=_state(content["state"], arrays) if arrays else None,
+        state=State.of(content["state"], arrays) if arrays else None,
     )
 
 
@@ -77,26 +77,15 @@ def _protection(content: dict[str, Any]) -> Protection:
     return Protection(**content | {"faults": tuple(content["faults"])})
 
 
-def _state_parts(state: State) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    header = {"step": state.step, "history": state.history, "seconds": state.seconds}
-    return header, {**state.vectors, "tally": state.tally}
-
-
-def _state(header: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> State:
-    tally = arrays.pop("tally")
-    return State(header["step"], arrays, tally, header["history"], header["seconds"])
-
-
 def pack_checkpoint(state: State, recipe: Recipe, *, is_best: bool) -> bytes:
     """Return what a watcher is told of a checkpoint."""
-    header, arrays = _state_parts(state)
-    return pack({"state": header, "recipe": recipe.dump(), "is_best": is_best}, arrays)
+    return pack({"state": state.header(), "recipe": recipe.dump(), "is_best": is_best}, state.arrays())
 
 
 def unpack_checkpoint(message: bytes) -> tuple[State, Recipe, bool]:
     """Return what ``pack_checkpoint`` was given."""
     header, arrays = unpack(message)
-    return _state(header["state"], arrays), Recipe.parse(header["recipe"]), header["is_best"]
+    return State.of(header["state"], arrays), Recipe.parse(header["recipe"]), header["is_best"]
 
 
 def pack_rows(dataset: Dataset, recipe: Recipe, worker: int, n_workers: int) -> bytes:

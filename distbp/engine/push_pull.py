@@ -20,7 +20,7 @@ from distbp.engine.arena import AbandonedError, attach
 from distbp.engine.group import MachineGroup
 from distbp.engine.machines import MachineExchange
 from distbp.engine.messages import pack, unpack
-from distbp.errors import TrainingError
+from distbp.errors import LostError
 from distbp.train.exchange import PushPull
 
 _READ_BYTES = 1 << 16
@@ -134,10 +134,7 @@ class ActorPushPull(PushPull):
         line = self.mailbox.receive(deadline_s)
         if line is None:
             late = "; worker ".join(self.group.names[w] for w in range(self.server) if w not in self.waiting)
-            raise TrainingError(
-                f"expected a push of worker {late}; the parameter server got none within {deadline_s:g} s; see "
-                "whether a worker is stopped or a machine cut off, or allow more with --deadline"
-            )
+            raise LostError(f"the parameter server got no push of worker {late} within {deadline_s:g} s")
         if line == _GONE:
             raise AbandonedError
         report = json.loads(line)

@@ -138,7 +138,7 @@ class RayEngine(Engine):
 
     def perform(self, job: Job[T], watcher: Watcher | None = None) -> T:
         try:
-            if isinstance(job, Training) and job.is_protected:
+            if isinstance(job, Training) and job.protection is not None:
                 outcome: Any = self._train(job, watcher)
                 return outcome
             has_server = isinstance(job, Training) and job.recipe.wants_server

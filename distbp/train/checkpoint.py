@@ -20,7 +20,7 @@ from distbp.train.files import write_bytes
 from distbp.train.recipe import Recipe
 from distbp.train.state import State, vector_names
 
-FORMAT = "distbp checkpoint 1"
+FORMAT = "distbp checkpoint 2"
 FOLDER = "checkpoints"
 BEST_NAME = "best.safetensors"
 _PATTERN = "step-*.safetensors"
@@ -35,9 +35,8 @@ def _digest(name: str, array: np.ndarray) -> str:
 
 def to_bytes(state: State, recipe: Recipe) -> bytes:
     """Return a checkpoint of a run of ``recipe``, whose shards are set, as the content of a file."""
-    tensors = {name: np.ascontiguousarray(vector) for name, vector in state.vectors.items()} | {"tally": state.tally}
-    run = {"recipe": recipe.dump(), "step": state.step, "history": state.history, "seconds": state.seconds}
-    text = json.dumps(run)
+    tensors = state.arrays()
+    text = json.dumps({"recipe": recipe.dump()} | state.header())
     sums = {name: _digest(name, tensor) for name, tensor in tensors.items()}
     sums["run"] = hashlib.sha256(text.encode()).hexdigest()
     return save(tensors, {"format": FORMAT, "run": text, "sha256": json.dumps(sums)})
@@ -76,7 +75,7 @@ def load_checkpoint(path: Path) -> tuple[Recipe, State]:
             raise InputError("a checkpoint as it was written", given, remedy, str(path))
         run = json.loads(text)
         recipe = Recipe.parse(run["recipe"], str(path))
-        state = State(run["step"], tensors, tensors.pop("tally"), run["history"], run["seconds"])
+        state = State.of(run, tensors)
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError("a whole checkpoint", repr(error), remedy, str(path)) from None
     _check(recipe, state, path)
@@ -88,7 +87,8 @@ def _check(recipe: Recipe, state: State, path: Path) -> None:
     names, dtype = vector_names(recipe), np.dtype(recipe.dtype)
     shapes = {(v.shape, v.dtype) for v in state.vectors.values()}
     fits = set(names) == set(state.vectors) and len(shapes) == 1 and shapes == {((*shapes,)[0][0], dtype)}
-    if not (fits and state.tally.shape == (recipe.shards, len(TALLY)) and state.step >= 0):
+    fits = fits and (state.ledger is None) == recipe.is_synchronous
+    if not (fits and state.tally.shape == (recipe.shards, len(TALLY))):
         given = f"{', '.join(f'{name} {v.dtype}{v.shape}' for name, v in state.vectors.items())}, step {state.step}"
         raise InputError(f"the state of its recipe: {', '.join(names)}", given, "use another checkpoint", str(path))
 

@@ -118,7 +118,7 @@ class PushPull(ABC):
 
         Raises
         ------
-        TrainingError
+        LostError
             Where nobody pushes before the deadline, which is ``patience`` times as long as usual.
         """
 

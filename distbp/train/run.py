@@ -133,7 +133,8 @@ class Run:
         with group.agreement():
             self.exchange = group.exchange(self.plan, layout, self.phases, copied)
         self.protection = protection or Protection()
-        self.pace = Pace(self.protection, group.brake, leads=group.worker == 0)
+        leader = 0 if recipe.is_synchronous else group.n_workers
+        self.pace = Pace(self.protection, group.brake, leads=group.worker == leader)
         self.fault = Fault.parse(self.protection.faults[0]) if self.protection.faults else None
         with threadpool_limits(recipe.blas_threads, "blas"):
             self.scaling = self._fit_scaling(shards["train"], len(dataset.train))
@@ -176,7 +177,10 @@ class Run:
         self.n_copies = 0
         self.start, self.seconds, self.began = 0, 0.0, time.perf_counter()
         self.history: list[dict[str, Any]] = []
-        if state is not None:
+        self.server: ParameterServer | None = None
+        if not recipe.is_synchronous:
+            self.state = state
+        elif state is not None:
             self._go_on_from(state)
 
     def _go_on_from(self, state: State) -> None:
@@ -237,8 +241,9 @@ class Run:
                 with watched(watcher, self.n_steps, self.recipe.epochs):
                     return self._outcome(self._epochs(watcher))
             line = self.group.push_pull(self.exchange)
-            is_server = self.group.worker == self.group.n_workers
-            account = ParameterServer(self, line).serve(watcher) if is_server else work(self, line)
+            if self.group.worker == self.group.n_workers:
+                self.server = ParameterServer(self, line, self.state)
+            account = self.server.serve(watcher) if self.server else work(self, line)
             return self._outcome(account["history"], account["staleness"])
 
     def _epochs(self, watcher: Watcher | None) -> list[dict[str, Any]]:
@@ -258,7 +263,7 @@ class Run:
                 if notice != NOTHING:
                     self._keep(2 * step + 2, watcher, is_best=False)
                     if notice == STOP:
-                        self._stop(step + 1)
+                        self.stop(step + 1)
                 elif (step + 1) % self.protection.copy_steps == 0 and self.group.can_recover:
                     self.copy(2 * step + 2)
             self.history.append(self._record(epoch, time.perf_counter() - self.began))
@@ -316,7 +321,19 @@ class Run:
         """Return the states that there are whole copies of, by their moments."""
         return {copy.moment: self._state(copy) for copy in self.exchange.copies if copy.moment}
 
-    def _stop(self, step: int) -> None:
+    def rescued(self) -> State | None:
+        """Return the newest state that there is a whole copy of, in memory of its own; for another thread."""
+        if self.server is not None:
+            return self.server.rescued()
+        states = self.states()
+        for moment in sorted(states, reverse=True):
+            state = states[moment].detached()
+            if moment in self.states():  # nobody wrote there meanwhile
+                return state
+        return None
+
+    def stop(self, step: int) -> None:
+        """Raise StoppedError after ``step``: on all workers, or on the parameter server."""
         signal = self.group.brake.signal
         cause = f"signal {signal}" if signal else "the time limit, or a signal to another worker"
         error = StoppedError(f"stopped after step {step} of {self.n_steps}, by {cause}", signal)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt
 
 from distbp.train.evaluator import TALLY
 from distbp.train.recipe import Recipe
@@ -18,6 +19,46 @@ def vector_names(recipe: Recipe) -> list[str]:
     """Return the names of the vectors, each as long as the weights, that are the state of a run of ``recipe``."""
     names = [WEIGHTS, *(f"optimizer.{name}" for name in recipe.optimizer.state)]
     return [*names, BEST] if recipe.early_stopping else names
+
+
+class Ledger(BaseModel):
+    """What the parameter server has counted in a mode that does not wait for all.
+
+    Attributes
+    ----------
+    pushes, updates, rows:
+        Pushes that were taken, updates made of them (a push of no rows is none), and rows that these were of.
+    steps_of_workers:
+        How many steps each has computed.
+    largest_lead:
+        Of a worker before the slowest one.
+    stale_sum, stale_max, stale_sum_of_epoch, stale_max_of_epoch:
+        Updates between a pull and the next push, over all pushes and over those of the epoch.
+    unseen:
+        The records of epochs that are over, but for the metrics that are still to be found.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    steps_of_workers: list[NonNegativeInt]
+    pushes: NonNegativeInt = 0
+    updates: NonNegativeInt = 0
+    rows: NonNegativeInt = 0
+    largest_lead: NonNegativeInt = 0
+    stale_sum: NonNegativeInt = 0
+    stale_max: NonNegativeInt = 0
+    stale_sum_of_epoch: NonNegativeInt = 0
+    stale_max_of_epoch: NonNegativeInt = 0
+    unseen: list[dict[str, Any]] = []
+
+
+class _Header(BaseModel):
+    """What JSON has of a state."""
+
+    model_config = ConfigDict(strict=True)
+    step: NonNegativeInt
+    history: list[dict[str, Any]]
+    seconds: NonNegativeFloat
+    ledger: Ledger | None
 
 
 @dataclass
@@ -35,6 +76,8 @@ class State:
         The records of the epochs that are over.
     seconds:
         Time trained.
+    ledger:
+        In the modes in which workers push.
     """
 
     step: int
@@ -42,11 +85,35 @@ class State:
     tally: np.ndarray
     history: list[dict[str, Any]]
     seconds: float
+    ledger: Ledger | None = None
 
     def detached(self) -> State:
         """Return the same in memory of its own."""
         vectors = {name: vector.copy() for name, vector in self.vectors.items()}
-        return State(self.step, vectors, self.tally.copy(), self.history, self.seconds)
+        ledger = self.ledger and self.ledger.model_copy(deep=True)
+        return State(self.step, vectors, self.tally.copy(), list(self.history), self.seconds, ledger)
+
+    def header(self) -> dict[str, Any]:
+        """Return all but the arrays, as JSON has it."""
+        ledger = self.ledger and self.ledger.model_dump()
+        return {"step": self.step, "history": self.history, "seconds": self.seconds, "ledger": ledger}
+
+    @classmethod
+    def of(cls, header: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> State:
+        """Return the state of this ``header`` and of ``arrays``, which are the vectors and the tally.
+
+        Raises
+        ------
+        KeyError, ValueError
+            Where these are not of a state.
+        """
+        known = _Header.model_validate(header)
+        tally = arrays.pop("tally")
+        return cls(known.step, arrays, tally, known.history, known.seconds, known.ledger)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the vectors and the tally by their names."""
+        return {name: np.ascontiguousarray(vector) for name, vector in self.vectors.items()} | {"tally": self.tally}
 
     @property
     def moment(self) -> int:

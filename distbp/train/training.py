@@ -35,11 +35,6 @@ class Training:
     protection: Protection | None = None
     state: State | None = None
 
-    @property
-    def is_protected(self) -> bool:
-        """Whether the run heeds a brake, and writes checkpoints."""
-        return self.protection is not None and self.recipe.is_synchronous
-
     def perform(self, group: Group, watcher: Watcher | None) -> Outcome:
         state, run, dataset, protection = self.state, None, None, self.protection
         said, is_repeated = "", False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors.numpy import save
 
 from distbp import InputError, Recipe
 from distbp.train.checkpoint import Checkpoints, load_checkpoint, save_checkpoint, to_bytes
-from distbp.train.state import State, vector_names
+from distbp.train.state import Ledger, State, vector_names
 
 RECIPE = Recipe.parse({"model": [{"dense": 3}, "softmax"], "shards": 2, "early_stopping": {"patience": 2}})
 
@@ -34,11 +35,37 @@ def same(found, expected):
     )
 
 
+def test_a_checkpoint_of_a_mode_that_does_not_wait_has_a_ledger(tmp_path):
+    recipe = Recipe.parse(RECIPE.dump() | {"mode": "asynchronous"})
+    ledger = Ledger(
+        pushes=15,
+        steps_of_workers=[7, 8],
+        updates=14,
+        rows=70,
+        largest_lead=1,
+        stale_sum=5,
+        stale_max=2,
+        unseen=[{"epoch": 2}],
+    )
+    save_checkpoint(tmp_path / "c", dataclasses.replace(state(7), ledger=ledger), recipe)
+    assert load_checkpoint(tmp_path / "c")[1].ledger == ledger
+    save_checkpoint(tmp_path / "c", state(7), recipe)
+    with pytest.raises(InputError, match="expected the state of its recipe"):
+        load_checkpoint(tmp_path / "c")
+
+
 def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
     save_checkpoint(tmp_path / "c", state(7), RECIPE)
     recipe, found = load_checkpoint(tmp_path / "c")
     assert same(found, state(7))
     assert recipe.dump() == RECIPE.dump()
+
+
+@pytest.mark.parametrize("change", [{"step": -1}, {"history": "abc"}, {"history": [3]}, {"seconds": "1"}])
+def test_a_checkpoint_of_another_program_with_checksums_that_are_right_is_refused(tmp_path, change):
+    save_checkpoint(tmp_path / "c", dataclasses.replace(state(7), **change), RECIPE)
+    with pytest.raises(InputError, match="expected a whole checkpoint"):
+        load_checkpoint(tmp_path / "c")
 
 
 @settings(deadline=None, max_examples=300)
