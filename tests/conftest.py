@@ -34,6 +34,12 @@ MARK = f"DISTBP_TEST_{uuid.uuid4().hex}"
 os.environ[MARK] = "1"  # every process started by these tests carries it
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest, so that in the end no process is left alone with one of them."""
+    slow = ("ray", "test_resume.py", "mpi")
+    items.sort(key=lambda item: next((i for i, name in enumerate(slow) if name in item.path.parts), len(slow)))
+
+
 def our_processes() -> set[psutil.Process]:
     """Return the processes that these tests started and that still run."""
     found = set()

@@ -152,6 +152,8 @@ class RayEngine(Engine):
         """Train; where actors are lost or there is room for more, go on with new ones from what the others saved."""
         said, n_failures, n_in_vain, is_repeated = "", 0, 0, False
         while True:
+            assert job.protection is not None
+            began, protection = time.monotonic(), job.protection
             least = 1 if said and self.least == self.workers else self.least
             try:
                 with self._crew(job.recipe.wants_server, least, is_anew=bool(said)) as crew:
@@ -168,7 +170,7 @@ class RayEngine(Engine):
                         if is_repeated:
                             raise twice(difference) from None
                         said, state, is_repeated = str(difference), crew.rescued(), True
-                        job = dataclasses.replace(job, protection=job.protection and job.protection.after_loss())
+                        protection = protection.after_loss()
             except WorkerLostError as lost:
                 n_failures += 1
                 if n_failures > self.max_failures:
@@ -178,8 +180,9 @@ class RayEngine(Engine):
                     n_in_vain = 0
                 elif n_in_vain := n_in_vain + 1:
                     time.sleep(min(_LONGEST_PAUSE_S, 2.0 ** (n_in_vain - 2)) if n_in_vain > 1 else 0.0)
-                job = dataclasses.replace(job, protection=job.protection and job.protection.after_loss())
-            job = dataclasses.replace(job, state=state or job.state)
+                protection = protection.after_loss()
+            protection = protection.left_after(time.monotonic() - began)
+            job = dataclasses.replace(job, state=state or job.state, protection=protection)
 
     def _crew(self, has_server: bool, least: int, *, is_anew: bool = False) -> Crew:
         brake, terms = self.brake, self.terms

@@ -44,6 +44,12 @@ class Protection:
         """Return the protection of the run that goes on after a loss."""
         return dataclasses.replace(self, faults=self.faults[1:])
 
+    def left_after(self, seconds: float) -> Protection:
+        """Return the protection of the run that goes on after so many ``seconds``: the time limit is that of both."""
+        if self.max_minutes is None:
+            return self
+        return dataclasses.replace(self, max_minutes=max(0.0, self.max_minutes - seconds / 60.0))
+
 
 class Brake:
     """Asks a run to write a checkpoint and stop after the present step; pulled by signals.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from distbp.data import Dataset, load, split
@@ -39,6 +40,7 @@ class Training:
         state, run, dataset, protection = self.state, None, None, self.protection
         said, is_repeated = "", False
         while True:
+            began = time.monotonic()
             try:
                 if dataset is None:
                     with group.agreement():
@@ -59,7 +61,7 @@ class Training:
                         raise twice(lost) from None
                     is_repeated = True
                 state = states.get(moment, state)
-                protection = protection and protection.after_loss()
+                protection = protection and protection.after_loss().left_after(time.monotonic() - began)
                 said = f"{said}; {lost}" if said else str(lost)
 
     @staticmethod

@@ -10,6 +10,7 @@ import pytest
 from conftest import our_processes, ranks
 from tests_support import compare, distbp, finish, metrics, result, start_training
 
+from distbp.train.checkpoint import Checkpoints
 from distbp.train.fault import PHASES
 
 pytestmark = pytest.mark.timeout(120)
@@ -43,6 +44,19 @@ def test_ranks_may_be_lost_one_after_another_down_to_the_last_one(long, calm, tm
         time.sleep(0.3)
     assert finish(process, 60).returncode == 0
     compare(result(tmp_path / "run"), result(calm))
+
+
+def test_a_time_limit_counts_what_was_trained_before_a_loss(long, tmp_path):
+    endless = tmp_path / "recipe.yaml"
+    endless.write_text(long.read_text().replace("epochs: 150", "epochs: 1000000"))
+    process = start_training(tmp_path / "run", endless, "--workers", 3, "--max-time", 0.1)
+    time.sleep(4)
+    ranks(process)[1].kill()
+    done = finish(process, 60)
+    assert done.returncode == 75, done.stderr
+    assert "with 2 workers" in done.stdout
+    _, state, _ = Checkpoints(tmp_path / "run", 1).newest()
+    assert state.seconds < 8  # 6, not 4 and another 6
 
 
 @pytest.mark.parametrize(

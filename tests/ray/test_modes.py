@@ -74,7 +74,6 @@ def test_one_worker_that_is_stopped_goes_on_from_a_checkpoint_with_the_bits_of_a
 
 OFTEN = ["--checkpoint-steps", 20]
 LOSSES = {  # of two workers and the parameter server, which is the last
-    "a worker": (0, signal.SIGKILL, [], []),
     "a worker of another machine": (1, signal.SIGKILL, [], ["--machines", "1+1"]),
     "a worker that is stopped": (1, signal.SIGSTOP, ["--set", "mode.bounded.staleness=3"], []),
     "the parameter server": (2, signal.SIGKILL, [], OFTEN),
@@ -106,7 +105,7 @@ def test_lost_actors_are_replaced_and_training_goes_on(long, cluster, tmp_path, 
 
 
 def test_with_a_slow_worker_the_accuracy_is_that_of_a_synchronous_run():
-    command = [sys.executable, str(SCRIPT), "--rounds", "1", "--slowed", "one", "--epochs", "30", "--json"]
+    command = [sys.executable, str(SCRIPT), "--rounds", "1", "--slowed", "one", "--epochs", "20", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=True)
     runs = {run["mode"]: run for run in map(json.loads, done.stdout.splitlines())}
     synchronous = runs.pop("synchronous")

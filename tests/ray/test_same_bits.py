@@ -33,7 +33,6 @@ ONE_MACHINE = {
     "1 worker": ["--workers", 1],
     "2 workers, half a CPU each": ["--workers", 2, "--cpus-per-worker", 0.5],
     "3 workers": ["--workers", 3],
-    "4 workers": ["--workers", 4],
     "parameter server": ["--workers", 3, "--set", "coordinators=1"],
     "plain calls": ["--workers", 3, "--calls", "plain"],
     "rows sent": ["--workers", 3, "--send-data"],
