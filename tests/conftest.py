@@ -34,10 +34,21 @@ MARK = f"DISTBP_TEST_{uuid.uuid4().hex}"
 os.environ[MARK] = "1"  # every process started by these tests carries it
 
 
+# Two of these files run at a time: for as long as possible one with Ray, whose processes take much of the machine,
+# beside one without; those that take long do not come last.
+ORDER = ("ray/test_recovery", "test_resume", "mpi/test_recovery", "mpi/test_same_bits", "ray/test_same_bits", "mpi/")
+LAST = "ray/"
+
+
 def pytest_collection_modifyitems(items):
-    """Begin with the files that take longest, so that in the end no process is left alone with one of them."""
-    slow = ("ray", "test_resume.py", "mpi")
-    items.sort(key=lambda item: next((i for i, name in enumerate(slow) if name in item.path.parts), len(slow)))
+    """Put the tests into that order."""
+
+    def place(item):
+        file = item.path.relative_to(Path(__file__).parent).as_posix()
+        places = [i for i, start in enumerate(ORDER) if file.startswith(start)]
+        return places[0] if places else len(ORDER) + file.startswith(LAST)
+
+    items.sort(key=place)
 
 
 def our_processes() -> set[psutil.Process]:

@@ -68,9 +68,10 @@ def test_where_machines_see_different_weights_the_steps_since_the_last_copy_are_
 
 
 def test_a_run_grows_when_a_machine_joins_the_cluster(long, tmp_path):
-    distbp("train", long, "--engine", "local", "--set", "epochs=60", "--out", tmp_path / "calm")
+    changes = ["--set", "epochs=60", "--set", "batch_size=400"]
+    distbp("train", long, "--engine", "local", *changes, "--out", tmp_path / "calm")
     with Cluster([1]) as cluster:
-        options = ["--address", cluster.address, "--workers", "1:3", "--set", "epochs=60"]
+        options = ["--address", cluster.address, "--workers", "1:3", *changes]
         process = start_training(tmp_path / "run", long, *options)
         process.send_signal(signal.SIGSTOP)  # so that the run is not over before the machine is there
         cluster.join(2)

@@ -51,13 +51,12 @@ def test_weights_are_the_same_bits_on_ray(recipe, alone, cluster, tmp_path, opti
 SEVERAL_MACHINES = {
     "graph": ["--calls", "graph"],
     "plain calls": ["--calls", "plain"],
-    "parameter server": ["--calls", "graph", "--set", "coordinators=1", "--workers", 3],
 }
 
 
 @pytest.mark.parametrize("options", SEVERAL_MACHINES.values(), ids=SEVERAL_MACHINES)
 def test_weights_are_the_same_bits_on_a_cluster_of_two_raylets(recipe, alone, two_raylets, tmp_path, options):
-    workers = [] if "--workers" in options else ["--workers", 4]  # more than one raylet has room for
+    workers = ["--workers", 4]  # more than one raylet has room for
     distbp("train", recipe, "--address", two_raylets.address, *workers, *options, "--out", tmp_path / "run")
     compare(result(tmp_path / "run"), alone)
 
