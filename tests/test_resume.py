@@ -72,7 +72,13 @@ def test_killed_under_mpi_and_killed_on_ray_it_ends_in_one_process_with_the_bits
 
 
 @pytest.mark.parametrize(
-    ("number", "workers"), [(signal.SIGTERM, 1), (signal.SIGTERM, 3), (signal.SIGINT, 3), (signal.SIGUSR1, 1)]
+    ("number", "workers"),
+    [
+        (signal.SIGTERM, 3),
+        (signal.SIGUSR1, 1),
+        pytest.param(signal.SIGTERM, 1, marks=pytest.mark.thorough),
+        pytest.param(signal.SIGINT, 3, marks=pytest.mark.thorough),
+    ],
 )
 def test_a_signal_stops_a_run_with_a_checkpoint_from_which_it_goes_on(recipe, calm, tmp_path, workers, number):
     run = tmp_path / "run"

@@ -83,8 +83,14 @@ def test_ranks_may_be_stopped_at_once_and_while_the_others_recover(long, calm, t
     compare(result(tmp_path / "run"), result(calm))
 
 
-@pytest.mark.parametrize("worker", [0, 1, 2])
-@pytest.mark.parametrize("phase", PHASES)
+PLACES = [
+    pytest.param(phase, worker, marks=[pytest.mark.thorough] * (worker != i % 3))
+    for i, phase in enumerate(PHASES)
+    for worker in range(3)
+]
+
+
+@pytest.mark.parametrize(("phase", "worker"), PLACES)
 def test_a_rank_may_die_at_any_phase_of_a_step(recipe, alone, tmp_path, phase, worker):
     options = ["--checkpoint-steps", 5, "--fault", f"kill:{phase}:20:{worker}"]
     machines = ["--machines", "2+1"] if PHASES.index(phase) % 2 else []

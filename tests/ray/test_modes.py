@@ -104,6 +104,7 @@ def test_lost_actors_are_replaced_and_training_goes_on(long, cluster, tmp_path, 
     assert found["test"]["accuracy"] > 0.95
 
 
+@pytest.mark.thorough
 def test_with_a_slow_worker_the_accuracy_is_that_of_a_synchronous_run():
     command = [sys.executable, str(SCRIPT), "--rounds", "1", "--slowed", "one", "--epochs", "20", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=True)

@@ -49,9 +49,12 @@ def test_lost_actors_are_replaced(cluster, long, calm, tmp_path, victims, number
     assert metrics(tmp_path / "run") == metrics(calm)
 
 
-@pytest.mark.parametrize("worker", [0, 1, 2])
-def test_an_actor_may_die_at_every_phase_of_a_step(recipe, alone, cluster, tmp_path, worker):
-    faults = [word for i, phase in enumerate(PHASES) for word in ("--fault", f"kill:{phase}:{4 + 4 * i}:{worker}")]
+@pytest.mark.parametrize(
+    "workers", [(0, 1, 2), *(pytest.param((worker,), marks=pytest.mark.thorough) for worker in range(3))]
+)
+def test_an_actor_may_die_at_every_phase_of_a_step(recipe, alone, cluster, tmp_path, workers):
+    places = [(phase, 4 + 4 * i, workers[i % len(workers)]) for i, phase in enumerate(PHASES)]
+    faults = [word for phase, step, worker in places for word in ("--fault", f"kill:{phase}:{step}:{worker}")]
     options = ["--workers", 3, "--checkpoint-steps", 5, "--max-failures", len(PHASES)]
     done = distbp("train", recipe, "--address", cluster.address, *options, *faults, "--out", tmp_path / "run")
     assert done.stdout.count("going on from step") == len(PHASES)

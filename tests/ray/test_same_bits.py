@@ -54,6 +54,7 @@ SEVERAL_MACHINES = {
 }
 
 
+@pytest.mark.thorough  # tests/ray/test_two_hosts.py says the same of hosts
 @pytest.mark.parametrize("options", SEVERAL_MACHINES.values(), ids=SEVERAL_MACHINES)
 def test_weights_are_the_same_bits_on_a_cluster_of_two_raylets(recipe, alone, two_raylets, tmp_path, options):
     workers = ["--workers", 4]  # more than one raylet has room for
