@@ -162,10 +162,8 @@ class RayWorker:
     def rescue(self) -> tuple[str, bytes]:
         """Return what this worker knows of the loss, and the newest state that this machine has a whole copy of."""
         run = None if self.group is None else self.group.run
-        state = None if run is None else run.rescued()
-        if run is None or state is None:
-            return self.loss, b""
-        return self.loss, pack_checkpoint(state, run.recipe, is_best=False)
+        state = run and run.rescued()
+        return self.loss, pack_checkpoint(state, run.recipe, is_best=False) if run and state else b""
 
     def has_turned(self, n_turns: int) -> None:
         """Return when ``turn`` has done its work that often."""

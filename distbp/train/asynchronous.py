@@ -105,7 +105,7 @@ class ParameterServer:
         self.history: list[dict[str, Any]] = []
         self.stopper = Stopper(run.recipe.early_stopping)
         self.began = time.perf_counter()
-        self.epochs: list[_Epoch] = []  # those over, in order
+        self.unseen: list[_Epoch] = []  # in order
         if state is not None:
             self._go_on_from(state)
         self.idle: set[int] = set()  # have reported, and wait for an order
@@ -128,8 +128,12 @@ class ParameterServer:
                 vector[...] = state.vectors[name]
         for record in self.history:
             self.stopper.is_best(record)
-        self.epochs = [_Epoch(record, self.run.weights) for record in self.history]
-        self.epochs += [_Epoch(record, self.run.weights.copy()) for record in self.ledger.unseen]
+        self.unseen = [_Epoch(record, self.run.weights.copy()) for record in self.ledger.unseen]
+
+    @property
+    def n_epochs(self) -> int:
+        """How many epochs are over."""
+        return len(self.history) + len(self.unseen)
 
     @property
     def is_over(self) -> bool:
@@ -153,7 +157,7 @@ class ParameterServer:
             self.run.phases.reset()
             first = self.ledger.pushes
             while not (self.is_over and len(self.idle) == self.n_workers):
-                is_step = self.ledger.pushes > first and len(self.epochs) == len(self.history)
+                is_step = self.ledger.pushes > first and not self.unseen
                 worker, report = self.line.receive(self.gradient, 1.0 if is_step else _PATIENCE)
                 self.run.phases.lap("waiting")
                 self.idle.add(worker)
@@ -203,7 +207,7 @@ class ParameterServer:
         tally = self.tally.sum(axis=0)
         stale = {"mean": ledger.stale_sum_of_epoch / self.epoch_pushes, "max": ledger.stale_max_of_epoch}
         record = {
-            "epoch": len(self.epochs) + 1,
+            "epoch": self.n_epochs + 1,
             "step": self.step,
             "train": {"loss": float(tally[0] / tally[1])},
             "learning_rate": self.run.learning_rate(self.step - 1),
@@ -215,22 +219,22 @@ class ParameterServer:
         ledger.stale_sum, ledger.stale_max = ledger.stale_sum + ledger.stale_sum_of_epoch, self._stale_max()
         ledger.stale_sum_of_epoch = ledger.stale_max_of_epoch = 0
         has_validation = "validation" in self.run.worker.shards
-        epoch = _Epoch(record, self.run.weights.copy() if has_validation else self.run.weights)
-        self.epochs.append(epoch)
+        self.unseen.append(_Epoch(record, self.run.weights.copy() if has_validation else self.run.weights))
         if not has_validation:
-            self.evaluated = [len(self.epochs)] * self.n_workers
-            self._close_epoch(epoch, watcher)
+            self.evaluated = [self.n_epochs] * self.n_workers
+            self._close_epoch(watcher)
 
     def _count(self, worker: int, tally: np.ndarray, watcher: Watcher | None) -> None:
         """Take what ``worker`` found in evaluating the oldest epoch that it had not evaluated."""
-        epoch = self.epochs[self.evaluated[worker]]
+        epoch = self.unseen[self.evaluated[worker] - len(self.history)]
         self.evaluated[worker] += 1
         epoch.tallies[worker] = tally
         if len(epoch.tallies) == self.n_workers and not self.stopper.is_over:
             epoch.record["validation"] = metrics(sum(epoch.tallies.values(), np.zeros(len(TALLY))), self.run.loss)
-            self._close_epoch(epoch, watcher)
+            self._close_epoch(watcher)
 
-    def _close_epoch(self, epoch: _Epoch, watcher: Watcher | None) -> None:
+    def _close_epoch(self, watcher: Watcher | None) -> None:
+        epoch = self.unseen.pop(0)
         self.history.append(epoch.record)
         if watcher:
             watcher.epoch(epoch.record)
@@ -238,17 +242,16 @@ class ParameterServer:
             self.coordinator.kept[...] = epoch.weights
             if watcher and self.run.protection.keeps:
                 watcher.checkpoint(self._state(epoch.weights).detached(), self.recipe, is_best=True)
-        epoch.weights = self.run.weights  # let the copy go
 
     def _order_all(self) -> None:
         """Answer those who wait, unless they have to wait longer."""
         for worker in sorted(self.idle):
-            is_behind = self.evaluated[worker] < len(self.epochs)
+            is_behind = self.evaluated[worker] < self.n_epochs
             step = self.ledger.steps_of_workers[worker]
             lead = step - min(self.ledger.steps_of_workers)
             order: dict[str, Any] = {"kind": "evaluate"}
             if is_behind and not self.stopper.is_over:
-                weights = self.epochs[self.evaluated[worker]].weights
+                weights = self.unseen[self.evaluated[worker] - len(self.history)].weights
             elif self.is_over or self.due or lead > self.recipe.mode.lead:
                 continue
             else:
@@ -268,7 +271,7 @@ class ParameterServer:
 
     def _state(self, weights: np.ndarray) -> State:
         """Return the state with these ``weights``."""
-        unseen = [epoch.record for epoch in self.epochs[len(self.history) :]]
+        unseen = [epoch.record for epoch in self.unseen]
         vectors = {WEIGHTS: weights} | self.coordinator.vectors()
         return State(
             self.step,

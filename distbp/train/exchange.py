@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,9 +17,6 @@ from distbp.train.plan import Plan
 from distbp.train.recipe import Recipe
 from distbp.train.state import Copy, State
 from distbp.train.tree import Node
-
-if TYPE_CHECKING:
-    from distbp.train.run import Run
 
 T = TypeVar("T", covariant=True)
 
@@ -233,6 +230,15 @@ def watched(watcher: Watcher | None, n_steps: int, n_epochs: int) -> Iterator[No
         watcher.end()
 
 
+class Rescuable(Protocol):
+    """A run whose state another thread may ask for while it goes on."""
+
+    recipe: Recipe
+
+    def rescued(self) -> State | None:
+        """Return the newest state that is whole, in memory of its own; None where there is none."""
+
+
 class Group(Engine):
     """The workers of a run, of which this process is one.
 
@@ -250,7 +256,7 @@ class Group(Engine):
     """Whether the others can go on when a worker is lost."""
     no_recovery = "the others cannot go on without it"
     """Why not, for a message."""
-    run: Run | None = None
+    run: Rescuable | None = None
     """The run that is being done."""
 
     @property
