@@ -1,8 +1,8 @@
 """Train `digits` on Ray in every mode, with workers that are slowed down on purpose: time, accuracy and staleness.
 
-Run as: python scripts/bench_modes.py [--workers 3] [--rounds 5] [--slowed one] [--epochs 60], with distbp[ray]
-installed. A worker is slowed down from outside, by stopping and continuing its process. Printed are medians over
-rounds, which take all modes in turn, or with --json a line for each run.
+Run as: python scripts/bench_modes.py [--workers 3] [--rounds 5] [--slowed one], with distbp[ray] installed. A worker is
+slowed down from outside, by stopping and continuing its process. Printed are medians over rounds, which take all modes
+in turn, or with --json a line for each run.
 """
 
 from __future__ import annotations
@@ -84,9 +84,8 @@ def worker_pids() -> list[int]:
     return [json.loads(hello)["pid"] for hello in ray.get(hellos)]
 
 
-def train(mode: object, epochs: int | None, workers: int, slowing: Slowing) -> Outcome:
-    changes = {"mode": mode} | ({"epochs": epochs} if epochs else {})
-    recipe = Recipe.parse(yaml.safe_load(RECIPE.read_text()) | changes)
+def train(mode: object, workers: int, slowing: Slowing) -> Outcome:
+    recipe = Recipe.parse(yaml.safe_load(RECIPE.read_text()) | {"mode": mode})
     return connect("ray", workers).perform(Training(recipe), slowing)
 
 
@@ -120,7 +119,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, help="by default those of the recipe")
     parser.add_argument("--slowed", choices=SLOWED, action="append", help="by default all of these, one after another")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -130,7 +128,7 @@ def main() -> None:
         for _ in range(options.rounds):
             for order, mode in enumerate(MODES):
                 slowing = Slowing(stopped_s, runs_s, by_turns=slowed == "turns")
-                runs.append(figures(mode, train(mode, options.epochs, options.workers, slowing)) | {"order": order})
+                runs.append(figures(mode, train(mode, options.workers, slowing)) | {"order": order})
                 if options.json:
                     print(json.dumps(runs[-1]), flush=True)
         if not options.json:

@@ -106,12 +106,12 @@ def test_lost_actors_are_replaced_and_training_goes_on(long, cluster, tmp_path, 
 
 @pytest.mark.thorough
 def test_with_a_slow_worker_the_accuracy_is_that_of_a_synchronous_run():
-    command = [sys.executable, str(SCRIPT), "--rounds", "1", "--slowed", "one", "--epochs", "20", "--json"]
+    command = [sys.executable, str(SCRIPT), "--rounds", "1", "--slowed", "one", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=True)
     runs = {run["mode"]: run for run in map(json.loads, done.stdout.splitlines())}
     synchronous = runs.pop("synchronous")
     for mode, run in runs.items():
-        assert abs(run["test_accuracy"] - synchronous["test_accuracy"]) <= 0.015, mode
+        assert abs(run["test_accuracy"] - synchronous["test_accuracy"]) <= 0.01, mode
     assert runs["bounded: 8"]["largest_lead"] <= 8
     slow, *others = runs["asynchronous"]["steps_of_workers"]
     assert slow < min(others)
