@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import signal
+import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 from conftest import actors
-from tests_support import RECIPE, compare, distbp, finish, metrics, result, start
+from tests_support import COMMAND, RECIPE, compare, distbp, finish, metrics, result, start
 
 pytestmark = pytest.mark.timeout(180)
 LONG = RECIPE.replace("epochs: 3", "epochs: 150")
@@ -76,6 +78,8 @@ def test_killed_under_mpi_and_killed_on_ray_it_ends_in_one_process_with_the_bits
     [
         (signal.SIGTERM, 3),
         (signal.SIGUSR1, 1),
+        (signal.SIGHUP, 1),
+        pytest.param(signal.SIGHUP, 3, marks=pytest.mark.thorough),
         pytest.param(signal.SIGTERM, 1, marks=pytest.mark.thorough),
         pytest.param(signal.SIGINT, 3, marks=pytest.mark.thorough),
     ],
@@ -95,6 +99,72 @@ def test_a_signal_stops_a_run_with_a_checkpoint_from_which_it_goes_on(recipe, ca
     distbp("train", "--resume", run, "--workers", 2)
     compare(result(run), result(calm))
     assert metrics(run) == metrics(calm)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder with room for two checkpoints, and what gives it more."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", disk]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk needs a file system that can be mounted, so root on Linux")
+    yield disk, lambda: subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
+    subprocess.run(["umount", disk], check=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--engine", "local"],
+        ["--workers", 3],
+        pytest.param(
+            ["--engine", "ray", "--workers", 2], marks=pytest.mark.skipif(not RAY, reason="Ray is not installed")
+        ),
+    ],
+    ids=["local", "mpi", "ray"],
+)
+def test_a_full_disk_stops_a_run_which_goes_on_when_there_is_room(recipe, calm, small_disk, options):
+    disk, enlarge = small_disk
+    run = disk / "run"
+    done = distbp("train", recipe, *options, "--checkpoint-steps", 30, "--out", run, status=3)
+    expected = f"expected to be able to write checkpoints into {run / 'checkpoints'}; the system says: No space left"
+    assert expected in done.stderr
+    assert f"go on with it: distbp train --resume {run}" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert 1 <= len(metrics(run)) < 150
+    assert not [*run.rglob(".*")]
+    enlarge()
+    distbp("train", "--resume", run, *options)
+    compare(result(run), result(calm))
+    assert metrics(run) == metrics(calm)
+
+
+def test_where_a_disk_is_full_no_half_of_a_line_stays(small_disk, recipe):
+    disk, _ = small_disk
+    (disk / "other").write_bytes(bytes(488_000))
+    done = distbp("train", recipe, "--out", disk / "run", status=3)
+    assert f"expected to be able to write {disk / 'run' / 'metrics.jsonl'}; the system says: No space" in done.stderr
+    assert metrics(disk / "run")[-1]["epoch"] == len(metrics(disk / "run")) > 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_where_nobody_can_be_told_a_run_stops_with_a_checkpoint(recipe, calm, tmp_path):
+    run = tmp_path / "run"
+    command = [*COMMAND, "train", str(recipe), "--out", str(run)]
+    for output in ("/dev/full", subprocess.PIPE):
+        with Path("/dev/full").open("w") as full:
+            process = subprocess.Popen(
+                command, stdout=full if output == "/dev/full" else output, stderr=subprocess.PIPE, text=True
+            )
+            if process.stdout is not None:
+                process.stdout.close()
+            _, said = process.communicate(timeout=30)
+        assert process.returncode == 3, said
+        assert "expected to be able to write how training goes" in said
+        command = [*COMMAND, "train", "--resume", str(run)]
+    distbp("train", "--resume", run)
+    compare(result(run), result(calm))
 
 
 def test_a_time_limit_stops_a_run_and_the_same_command_says_that_it_can_go_on(recipe, calm, tmp_path):

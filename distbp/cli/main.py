@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.table import Table
 
 from distbp import __version__
+from distbp.cli.audience import Audience
 from distbp.cli.output import Output, next_folder, unfinished
-from distbp.cli.progress import ProgressDisplay
+from distbp.cli.progress import PlainConsole, ProgressDisplay
 from distbp.cli.recipe_file import read_recipe
 from distbp.data import Dataset, load, name_of
 from distbp.data.sources import read_npy
@@ -33,8 +34,8 @@ from distbp.train import Engine, Model, Outcome, Recipe, Training
 from distbp.train.benchmark import Benchmark
 from distbp.train.checkpoint import Checkpoints
 from distbp.train.fault import Fault
-from distbp.train.files import write_bytes
-from distbp.train.pace import Brake, Protection
+from distbp.train.files import write_bytes, writing
+from distbp.train.pace import Brake, Protection, stopping_signals
 from distbp.train.state import State
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -116,7 +117,7 @@ def train(
 ) -> None:
     """Train a network as a recipe says; without one, train `digits`.
 
-    On SIGTERM, SIGINT or SIGUSR1 a run writes a checkpoint and stops.
+    On SIGTERM, SIGINT, SIGUSR1 or SIGHUP a run writes a checkpoint and stops.
     """
 
     def begin() -> tuple[Recipe, State | None]:
@@ -173,17 +174,31 @@ def _resumed(folder: Path, is_alone: bool) -> tuple[Recipe, State]:
 
 
 def _train(training: Training, engine: Engine, output: Output) -> None:
-    console = Console(force_terminal=has_terminal() if engine.name == "mpi" else None)
+    console = PlainConsole(force_terminal=has_terminal() if engine.name == "mpi" else None)
+    audience = Audience(engine.brake, ProgressDisplay(console), output)
+
+    def settle() -> None:
+        audience.hear(output.checkpoints.wait)
+        if audience.error is not None:
+            raise audience.error
+
+    def finish() -> None:
+        output.finish(outcome)
+        with writing("the outcome to standard output"):
+            _print_outcome(console, outcome, output.folder)
+
     try:
-        with _brake(engine.brake):
-            outcome = engine.perform(training, _Both(ProgressDisplay(console), output))
-    except StoppedError as error:
-        engine.conclude(output.checkpoints.wait)
-        stopped = StoppedError(f"{error}; {output.way_on}", error.signal)
-        stopped.agreed = True
-        raise stopped from None
+        try:
+            with _brake(engine.brake):
+                outcome = engine.perform(training, audience)
+        except StoppedError as error:
+            engine.conclude(settle)
+            stopped = StoppedError(f"{error}; {output.way_on}", error.signal)
+            stopped.agreed = True
+            raise stopped from None
+        engine.conclude(finish)
     except TrainingError as error:
-        if not output.checkpoints.paths():
+        if not output.is_unfinished:
             raise
         failed = TrainingError(f"{error}; {output.way_on}")
         failed.agreed = error.agreed
@@ -191,12 +206,6 @@ def _train(training: Training, engine: Engine, output: Output) -> None:
     finally:
         if engine.worker == 0:
             output.abandon()
-
-    def finish() -> None:
-        output.finish(outcome)
-        _print_outcome(console, outcome, output.folder)
-
-    engine.conclude(finish)
 
 
 @contextmanager
@@ -213,7 +222,7 @@ def _brake(brake: Brake) -> Iterator[None]:
             os.kill(os.getpid(), number)
 
     before: dict[int, Any] = {}
-    for number in map(int, _STOPPING):
+    for number in stopping_signals():
         before[number] = signal.getsignal(number)
         signal.signal(number, pull)
     try:
@@ -221,40 +230,6 @@ def _brake(brake: Brake) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-
-
-class _Both:
-    """Tells two watchers."""
-
-    def __init__(self, *watchers: Any) -> None:
-        self.watchers = watchers
-
-    def begin(self, n_steps: int, n_epochs: int) -> None:
-        for watcher in self.watchers:
-            watcher.begin(n_steps, n_epochs)
-
-    def step(self, step: int) -> None:
-        for watcher in self.watchers:
-            watcher.step(step)
-
-    def epoch(self, record: dict[str, Any]) -> None:
-        for watcher in self.watchers:
-            watcher.epoch(record)
-
-    def recovered(self, lost: str, step: int, history: list[dict[str, Any]], n_workers: int) -> None:
-        for watcher in self.watchers:
-            watcher.recovered(lost, step, history, n_workers)
-
-    def checkpoint(self, state: State, recipe: Recipe, *, is_best: bool) -> None:
-        for watcher in self.watchers:
-            watcher.checkpoint(state, recipe, is_best=is_best)
-
-    def end(self) -> None:
-        for watcher in self.watchers:
-            watcher.end()
 
 
 @app.command()
@@ -436,7 +411,8 @@ def _engine(name: str, *options: Any, **more: Any) -> Iterator[Engine]:
 
 
 def _say(error: DistbpError) -> None:
-    print(f"distbp: {error}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # as on a terminal that is gone
+        print(f"distbp: {error}", file=sys.stderr, flush=True)
 
 
 def _print_outcome(console: Console, outcome: Outcome, folder: Path) -> None:

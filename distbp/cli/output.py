@@ -9,7 +9,7 @@ from typing import Any
 from distbp.errors import InputError
 from distbp.train import Outcome, Recipe
 from distbp.train.checkpoint import Checkpoints
-from distbp.train.files import write_bytes
+from distbp.train.files import append_line, write_bytes, writing
 from distbp.train.state import State
 
 _FILES = ("model.safetensors", "metrics.jsonl", "result.json")
@@ -94,12 +94,13 @@ class Output:
         if record["epoch"] <= len(self.records):  # some are computed again
             self._write(self.records[: record["epoch"] - 1])
         self.records.append(record)
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        with writing(self.metrics):
+            append_line(self.metrics, json.dumps(record))
 
     def _write(self, records: list[dict[str, Any]]) -> None:
         self.records = list(records)
-        write_bytes(self.metrics, "".join(json.dumps(record) + "\n" for record in records).encode())
+        with writing(self.metrics):
+            write_bytes(self.metrics, "".join(json.dumps(record) + "\n" for record in records).encode())
 
     def recovered(self, lost: str, step: int, history: list[dict[str, Any]], n_workers: int) -> None:
         self._write(history)
@@ -114,10 +115,12 @@ class Output:
         pass
 
     def finish(self, outcome: Outcome) -> None:
-        """Write the model and the result."""
+        """Write the model and the result; raise TrainingError where that cannot be done."""
         self.checkpoints.wait()
-        outcome.model.save(self.folder / "model.safetensors")
-        write_bytes(self.folder / "result.json", (json.dumps(outcome.summary(), indent=2) + "\n").encode())
+        self._write(self.records)  # some may not have found room
+        with writing(f"the model and the result into {self.folder}"):
+            outcome.model.save(self.folder / "model.safetensors")
+            write_bytes(self.folder / "result.json", (json.dumps(outcome.summary(), indent=2) + "\n").encode())
 
 
 def unfinished(parent: Path, name: str) -> list[Output]:

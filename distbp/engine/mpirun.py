@@ -13,13 +13,13 @@ from pathlib import Path
 from types import FrameType
 
 from distbp.errors import InputError
+from distbp.train.pace import stopping_signals
 
 INSTALL = "install it with: pip install 'distbp[mpi]'"
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK")
 STATUS_VARIABLE = "DISTBP_STATUS_FILE"
 """Names the file in which worker 0 leaves the exit status, since mpirun would comment on it."""
 _TERMINAL_VARIABLE = "DISTBP_TERMINAL"
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _PR_SET_PDEATHSIG = 1
 _ALL_LOST = 3  # no rank has come to the end, whatever mpirun says
 
@@ -78,7 +78,7 @@ def launch(command: list[str], n_workers: int, blas_threads: int, when_lost: Cal
         child.send_signal(signal.SIGTERM if caught else signal.SIGUSR1)
         caught.append(number)
 
-    kept = {number: signal.signal(number, hand_on) for number in _STOPPING}
+    kept = {number: signal.signal(number, hand_on) for number in stopping_signals()}
     try:
         code = child.wait()
     finally:

@@ -16,7 +16,7 @@ from safetensors.numpy import save
 
 from distbp.errors import InputError
 from distbp.train.evaluator import TALLY
-from distbp.train.files import write_bytes
+from distbp.train.files import unwritten, write_bytes
 from distbp.train.recipe import Recipe
 from distbp.train.state import State, vector_names
 
@@ -115,7 +115,7 @@ class Checkpoints:
     def write(self, state: State, recipe: Recipe) -> None:
         """Have a checkpoint written, and the best one if there is a new one; one that still waits is left out.
 
-        ``state`` must not change any more. Raises InputError where an earlier one could not be written.
+        ``state`` must not change any more. Raises TrainingError where an earlier one could not be written.
         """
         self._begin({"newest": (state, recipe)})
         self._raise()
@@ -141,7 +141,8 @@ class Checkpoints:
                 if not self.due:
                     self.thread = None
                     return
-                name, (state, recipe) = self.due.popitem()
+                name = "newest" if "newest" in self.due else "best"  # where room is short, a run can go on from that
+                state, recipe = self.due.pop(name)
             try:
                 self._write(name, state, recipe)
             except OSError as error:
@@ -159,7 +160,7 @@ class Checkpoints:
             old.unlink(missing_ok=True)
 
     def wait(self) -> None:
-        """Return when all is written; raise InputError where it could not be."""
+        """Return when all is written; raise TrainingError where it could not be."""
         if not self.paths():
             self.best = None  # a run without other checkpoints needs none of its best
         thread = self._begin({})
@@ -170,8 +171,7 @@ class Checkpoints:
     def _raise(self) -> None:
         error, self.error = self.error, None
         if error is not None:
-            given = f"{self.folder} ({error.strerror})"
-            raise InputError("a folder that can be written", given, "make room, or choose another with --out", "output")
+            raise unwritten(f"checkpoints into {self.folder}", error)
 
     def paths(self) -> list[Path]:
         """Return the checkpoints but for the best one, the newest first."""

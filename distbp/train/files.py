@@ -4,7 +4,41 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from distbp.errors import TrainingError
+
+
+def unwritten(what: Path | str, error: OSError) -> TrainingError:
+    """Return the error of a run that could not write ``what``."""
+    return TrainingError(
+        f"expected to be able to write {what}; the system says: {error.strerror or error}; make room, or let it "
+        "go elsewhere"
+    )
+
+
+@contextmanager
+def writing(what: Path | str) -> Iterator[None]:
+    """Raise TrainingError where the system does not let ``what`` be written inside."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritten(what, error) from None
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append ``line`` to the file at ``path``; where there is no room for all of it, none of it stays."""
+    rest = line.encode() + b"\n"
+    with path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import time
 from dataclasses import dataclass
 
@@ -11,6 +12,15 @@ NOTHING, CHECKPOINT, STOP, BAD = range(4)
 
 GROW = -1
 """Stands in for the signal where a run stops to go on with more workers."""
+
+UNHEARD = -2
+"""Stands in for the signal where a run stops since a watcher has failed."""
+
+
+def stopping_signals() -> list[int]:
+    """Return the signals that ask a run to stop; SIGHUP is none where it is ignored, as under nohup."""
+    signals = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP]
+    return [int(s) for s in signals if s != signal.SIGHUP or signal.getsignal(s) != signal.SIG_IGN]
 
 
 @dataclass(frozen=True)

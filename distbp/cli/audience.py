@@ -1,0 +1,66 @@
+"""Those who are told how training goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from distbp.errors import TrainingError
+from distbp.train import Recipe, Watcher
+from distbp.train.files import unwritten
+from distbp.train.pace import UNHEARD, Brake
+from distbp.train.state import State
+
+
+class Audience:
+    """Tells several watchers of a run; where one fails, the run stops after the present step, on all workers.
+
+    So it leaves a checkpoint, where there is room for one.
+
+    Parameters
+    ----------
+    brake:
+        Stops the run.
+
+    Attributes
+    ----------
+    error:
+        The first one of a watcher.
+    """
+
+    def __init__(self, brake: Brake, *watchers: Watcher) -> None:
+        self.brake, self.watchers = brake, watchers
+        self.error: TrainingError | None = None
+
+    def hear(self, act: Callable[..., None], *values: Any, **named: Any) -> None:
+        """Do ``act`` with these values; where that fails, stop the run."""
+        try:
+            act(*values, **named)
+        except (OSError, TrainingError) as error:
+            failed = error if isinstance(error, TrainingError) else unwritten("how training goes", error)
+            self.error = self.error or failed
+            self.brake.pull(UNHEARD)
+
+    def begin(self, n_steps: int, n_epochs: int) -> None:
+        for watcher in self.watchers:
+            self.hear(watcher.begin, n_steps, n_epochs)
+
+    def step(self, step: int) -> None:
+        for watcher in self.watchers:
+            self.hear(watcher.step, step)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        for watcher in self.watchers:
+            self.hear(watcher.epoch, record)
+
+    def recovered(self, lost: str, step: int, history: list[dict[str, Any]], n_workers: int) -> None:
+        for watcher in self.watchers:
+            self.hear(watcher.recovered, lost, step, history, n_workers)
+
+    def checkpoint(self, state: State, recipe: Recipe, *, is_best: bool) -> None:
+        for watcher in self.watchers:
+            self.hear(watcher.checkpoint, state, recipe, is_best=is_best)
+
+    def end(self) -> None:
+        for watcher in self.watchers:
+            self.hear(watcher.end)
