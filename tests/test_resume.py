@@ -180,6 +180,21 @@ def test_a_time_limit_stops_a_run_and_the_same_command_says_that_it_can_go_on(re
     compare(result(run), result(calm))
 
 
+def test_a_run_that_goes_on_is_not_resumed_beside_itself(recipe, calm, tmp_path):
+    run = tmp_path / "run"
+    process = start("train", recipe, "--workers", 3, "--checkpoint-steps", 10, "--out", run)
+    deadline = time.monotonic() + 30
+    while not [*run.glob("checkpoints/step-*")]:
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    done = distbp("train", "--resume", run, status=2)
+    assert f"expected a folder that no run writes to; given {run}, where another process is training" in done.stderr
+    assert finish(process).returncode == 0
+    compare(result(run), result(calm))
+    assert metrics(run) == metrics(calm)
+
+
 BAD = {
     "nothing there": ([], "expected a whole checkpoint; given none in"),
     "a recipe beside it": (["--set", "epochs=3"], "expected the recipe of the run itself"),

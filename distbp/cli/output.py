@@ -9,7 +9,7 @@ from typing import Any
 from distbp.errors import InputError
 from distbp.train import Outcome, Recipe
 from distbp.train.checkpoint import Checkpoints
-from distbp.train.files import append_line, write_bytes, writing
+from distbp.train.files import Hold, append_line, write_bytes, writing
 from distbp.train.state import State
 
 _FILES = ("model.safetensors", "metrics.jsonl", "result.json")
@@ -28,6 +28,7 @@ class Output:
         self.folder, self.metrics = folder, folder / "metrics.jsonl"
         self.checkpoints = Checkpoints(folder, keep)
         self.has_begun = True
+        self.hold = Hold()
 
     @property
     def is_unfinished(self) -> bool:
@@ -50,12 +51,13 @@ class Output:
         Raises
         ------
         InputError
-            Where the folder cannot be written, or holds a run already.
+            Where the folder cannot be written, or holds a run already, or another process is at work on it.
         """
         if self.checkpoints.folder.is_symlink():  # nothing is written outside of the folder
             given = f"{self.checkpoints.folder}, a link to {self.checkpoints.folder.readlink()}"
             raise InputError("a folder of the run's own for its checkpoints", given, "remove the link", "output")
         if resumed is not None:
+            self._take_hold()
             self._write(resumed.history)
             return
         self.has_begun = False
@@ -66,6 +68,7 @@ class Output:
         try:
             self.is_new = not self.folder.exists()
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._take_hold()
             found = next((file for file in _FILES if (self.folder / file).exists()), None)
             if found is None:
                 write_bytes(self.metrics, b"")
@@ -76,8 +79,14 @@ class Output:
             given = f"{self.folder}, which holds {found} of an earlier run"
             raise InputError("an empty folder", given, "choose another with --out, or move that run away", "output")
 
+    def _take_hold(self) -> None:
+        if not self.hold.take(self.folder):
+            given = f"{self.folder}, where another process is training"
+            raise InputError("a folder that no run writes to", given, "let it end, or end it", "output")
+
     def abandon(self) -> None:
-        """Leave nothing of a run that did not begin."""
+        """Let go of the folder, and leave nothing of a run that did not begin."""
+        self.hold.let_go()
         if not self.has_begun:
             self.metrics.unlink(missing_ok=True)
             if self.is_new:
@@ -103,6 +112,7 @@ class Output:
             write_bytes(self.metrics, "".join(json.dumps(record) + "\n" for record in records).encode())
 
     def recovered(self, lost: str, step: int, history: list[dict[str, Any]], n_workers: int) -> None:
+        self.hold.take(self.folder)  # from a process that was lost
         self._write(history)
 
     def checkpoint(self, state: State, recipe: Recipe, *, is_best: bool) -> None:

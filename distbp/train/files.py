@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +10,35 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from distbp.errors import TrainingError
+
+
+class Hold:
+    """Holds a folder against all others that would hold it, until this is let go or the process ends."""
+
+    def __init__(self) -> None:
+        self.handle = -1
+
+    def take(self, folder: Path) -> bool:
+        """Return whether the folder is held, or its file system cannot say so."""
+        if self.handle >= 0:
+            return True
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return False
+        except OSError:  # as on some network file systems
+            os.close(handle)
+            return True
+        self.handle = handle
+        return True
+
+    def let_go(self) -> None:
+        """Let others have the folder."""
+        if self.handle >= 0:
+            os.close(self.handle)
+            self.handle = -1
 
 
 def unwritten(what: Path | str, error: OSError) -> TrainingError:
