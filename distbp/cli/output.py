@@ -127,7 +127,7 @@ class Output:
     def finish(self, outcome: Outcome) -> None:
         """Write the model and the result; raise TrainingError where that cannot be done."""
         self.checkpoints.wait()
-        self._write(self.records)  # some may not have found room
+        self._write(outcome.history)  # some may not have found room
         with writing(f"the model and the result into {self.folder}"):
             outcome.model.save(self.folder / "model.safetensors")
             write_bytes(self.folder / "result.json", (json.dumps(outcome.summary(), indent=2) + "\n").encode())
