@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import subprocess
 import time
@@ -151,18 +152,15 @@ def test_where_a_disk_is_full_no_half_of_a_line_stays(small_disk, recipe):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_where_nobody_can_be_told_a_run_stops_with_a_checkpoint(recipe, calm, tmp_path):
     run = tmp_path / "run"
-    command = [*COMMAND, "train", str(recipe), "--out", str(run)]
-    for output in ("/dev/full", subprocess.PIPE):
-        with Path("/dev/full").open("w") as full:
-            process = subprocess.Popen(
-                command, stdout=full if output == "/dev/full" else output, stderr=subprocess.PIPE, text=True
-            )
-            if process.stdout is not None:
-                process.stdout.close()
-            _, said = process.communicate(timeout=30)
-        assert process.returncode == 3, said
-        assert "expected to be able to write how training goes" in said
-        command = [*COMMAND, "train", "--resume", str(run)]
+    full = os.open("/dev/full", os.O_WRONLY)
+    reading, closed = os.pipe()
+    os.close(reading)
+    for command, output in ((["train", recipe, "--out", run], full), (["train", "--resume", run], closed)):
+        words = [*COMMAND, *map(str, command)]
+        done = subprocess.run(words, stdout=output, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+        os.close(output)
+        assert done.returncode == 3, done.stderr
+        assert "expected to be able to write how training goes" in done.stderr
     distbp("train", "--resume", run)
     compare(result(run), result(calm))
 

@@ -32,7 +32,7 @@ class Audience:
         self.brake, self.watchers = brake, watchers
         self.error: TrainingError | None = None
 
-    def hear(self, act: Callable[..., None], *values: Any, **named: Any) -> None:
+    def attempt(self, act: Callable[..., None], *values: Any, **named: Any) -> None:
         """Do ``act`` with these values; where that fails, stop the run."""
         try:
             act(*values, **named)
@@ -43,24 +43,24 @@ class Audience:
 
     def begin(self, n_steps: int, n_epochs: int) -> None:
         for watcher in self.watchers:
-            self.hear(watcher.begin, n_steps, n_epochs)
+            self.attempt(watcher.begin, n_steps, n_epochs)
 
     def step(self, step: int) -> None:
         for watcher in self.watchers:
-            self.hear(watcher.step, step)
+            self.attempt(watcher.step, step)
 
     def epoch(self, record: dict[str, Any]) -> None:
         for watcher in self.watchers:
-            self.hear(watcher.epoch, record)
+            self.attempt(watcher.epoch, record)
 
     def recovered(self, lost: str, step: int, history: list[dict[str, Any]], n_workers: int) -> None:
         for watcher in self.watchers:
-            self.hear(watcher.recovered, lost, step, history, n_workers)
+            self.attempt(watcher.recovered, lost, step, history, n_workers)
 
     def checkpoint(self, state: State, recipe: Recipe, *, is_best: bool) -> None:
         for watcher in self.watchers:
-            self.hear(watcher.checkpoint, state, recipe, is_best=is_best)
+            self.attempt(watcher.checkpoint, state, recipe, is_best=is_best)
 
     def end(self) -> None:
         for watcher in self.watchers:
-            self.hear(watcher.end)
+            self.attempt(watcher.end)

@@ -178,7 +178,7 @@ def _train(training: Training, engine: Engine, output: Output) -> None:
     audience = Audience(engine.brake, ProgressDisplay(console), output)
 
     def settle() -> None:
-        audience.hear(output.checkpoints.wait)
+        audience.attempt(output.checkpoints.wait)
         if audience.error is not None:
             raise audience.error
 

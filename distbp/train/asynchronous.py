@@ -110,7 +110,6 @@ class ParameterServer:
             self._go_on_from(state)
         self.idle: set[int] = set()  # have reported, and wait for an order
         self.pulled = [0] * self.n_workers  # the version of the weights that each computes from
-        self.evaluated = [len(self.history)] * self.n_workers  # epochs, by each
         self.due = NOTHING
         self.lock = threading.Lock()  # held while the state changes
 
@@ -129,11 +128,6 @@ class ParameterServer:
         for record in self.history:
             self.stopper.is_best(record)
         self.unseen = [_Epoch(record, self.run.weights.copy()) for record in self.ledger.unseen]
-
-    @property
-    def n_epochs(self) -> int:
-        """How many epochs are over."""
-        return len(self.history) + len(self.unseen)
 
     @property
     def is_over(self) -> bool:
@@ -207,7 +201,7 @@ class ParameterServer:
         tally = self.tally.sum(axis=0)
         stale = {"mean": ledger.stale_sum_of_epoch / self.epoch_pushes, "max": ledger.stale_max_of_epoch}
         record = {
-            "epoch": self.n_epochs + 1,
+            "epoch": len(self.history) + len(self.unseen) + 1,
             "step": self.step,
             "train": {"loss": float(tally[0] / tally[1])},
             "learning_rate": self.run.learning_rate(self.step - 1),
@@ -221,13 +215,16 @@ class ParameterServer:
         has_validation = "validation" in self.run.worker.shards
         self.unseen.append(_Epoch(record, self.run.weights.copy() if has_validation else self.run.weights))
         if not has_validation:
-            self.evaluated = [self.n_epochs] * self.n_workers
             self._close_epoch(watcher)
+
+    def _unseen_by(self, worker: int) -> _Epoch | None:
+        """Return the oldest epoch that ``worker`` has not evaluated."""
+        return next((epoch for epoch in self.unseen if worker not in epoch.tallies), None)
 
     def _count(self, worker: int, tally: np.ndarray, watcher: Watcher | None) -> None:
         """Take what ``worker`` found in evaluating the oldest epoch that it had not evaluated."""
-        epoch = self.unseen[self.evaluated[worker] - len(self.history)]
-        self.evaluated[worker] += 1
+        epoch = self._unseen_by(worker)
+        assert epoch is not None
         epoch.tallies[worker] = tally
         if len(epoch.tallies) == self.n_workers and not self.stopper.is_over:
             epoch.record["validation"] = metrics(sum(epoch.tallies.values(), np.zeros(len(TALLY))), self.run.loss)
@@ -246,12 +243,12 @@ class ParameterServer:
     def _order_all(self) -> None:
         """Answer those who wait, unless they have to wait longer."""
         for worker in sorted(self.idle):
-            is_behind = self.evaluated[worker] < self.n_epochs
+            epoch = self._unseen_by(worker)
             step = self.ledger.steps_of_workers[worker]
             lead = step - min(self.ledger.steps_of_workers)
             order: dict[str, Any] = {"kind": "evaluate"}
-            if is_behind and not self.stopper.is_over:
-                weights = self.unseen[self.evaluated[worker] - len(self.history)].weights
+            if epoch is not None and not self.stopper.is_over:
+                weights = epoch.weights
             elif self.is_over or self.due or lead > self.recipe.mode.lead:
                 continue
             else:

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are there as a whole or not at all, and folders that one process alone writes to."""
 
 from __future__ import annotations
 
@@ -25,12 +25,9 @@ class Hold:
         handle = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
             os.close(handle)
-            return False
-        except OSError:  # as on some network file systems
-            os.close(handle)
-            return True
+            return not isinstance(error, BlockingIOError)  # others come from network file systems
         self.handle = handle
         return True
 

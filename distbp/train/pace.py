@@ -19,8 +19,8 @@ UNHEARD = -2
 
 def stopping_signals() -> list[int]:
     """Return the signals that ask a run to stop; SIGHUP is none where it is ignored, as under nohup."""
-    signals = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP]
-    return [int(s) for s in signals if s != signal.SIGHUP or signal.getsignal(s) != signal.SIG_IGN]
+    signals: list[int] = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+    return signals if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [*signals, signal.SIGHUP]
 
 
 @dataclass(frozen=True)
