@@ -1,0 +1,17 @@
+"""``distbp evaluate``."""
+
+from __future__ import annotations
+
+import json
+
+from distbp.cli.options import Data, Folder, Part
+
+
+def evaluate(folder: Folder, data: Data, part: Part = None) -> None:
+    """Print loss and accuracy of a trained model as JSON."""
+    from distbp.cli.rows import rows_of
+    from distbp.data import load
+    from distbp.train import Model
+
+    model, dataset = Model.load(folder), load(data)
+    print(json.dumps(model.evaluate(rows_of(dataset, part))))
