@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from distbp import __version__
 from distbp.cli.bench import bench
@@ -17,7 +18,14 @@ from distbp.errors import DistbpError
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.callback(invoke_without_command=True)
+class Commands(TyperGroup):
+    """The commands; their list is printed without Rich, whose import takes longer than all else."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings | {"rich_markup_mode": None})
+
+
+@app.callback(cls=Commands, invoke_without_command=True)
 def version(show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     """Data-parallel training of feed-forward networks on CPUs: the same bits on any number of workers."""
     if show:
