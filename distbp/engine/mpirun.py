@@ -39,8 +39,12 @@ def has_terminal() -> bool:
     return _TERMINAL_VARIABLE in os.environ
 
 
-def launch(command: list[str], n_workers: int, blas_threads: int, when_lost: Callable[[], None]) -> int:
-    """Run ``command`` under mpirun with ``n_workers`` ranks on this machine; return the exit status.
+def launch(
+    command: list[str], n_workers: int, blas_threads: int, when_lost: Callable[[], None], variables: dict[str, str]
+) -> int:
+    """Run ``command`` under mpirun with ``n_workers`` ranks on this machine, and these environment ``variables``.
+
+    Returns the exit status.
 
     Where no rank came to an end that it could tell of, ``when_lost`` is called.
 
@@ -53,7 +57,7 @@ def launch(command: list[str], n_workers: int, blas_threads: int, when_lost: Cal
         raise InputError("mpirun", "none beside python nor on the PATH", INSTALL, "engine mpi")
     version = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=False).stdout
     options = ["-n", str(n_workers)]
-    environment = dict(os.environ) | {"OPENBLAS_NUM_THREADS": str(blas_threads)}
+    environment = dict(os.environ) | variables | {"OPENBLAS_NUM_THREADS": str(blas_threads)}
     if "Open MPI" in version or "OpenRTE" in version:
         # Ranks bound to one core by default would share it; more ranks than cores are for tests.
         options += ["--bind-to", "none", "--oversubscribe"]
