@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from distbp.cli.kernels import choose_kernels_of_model
 from distbp.cli.options import Folder, Part
 from distbp.errors import InputError
 
@@ -20,6 +21,8 @@ def predict(
     classes: Annotated[bool, typer.Option(help="Write the number of the largest output, not the outputs.")] = False,
 ) -> None:
     """Write the outputs of a trained model for each row, (rows, outputs), as an .npy file."""
+    choose_kernels_of_model(folder)  # before anything loads NumPy
+
     import numpy as np
 
     from distbp.cli.rows import rows_of

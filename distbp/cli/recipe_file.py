@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from distbp.errors import InputError
-from distbp.train import Recipe
+
+if TYPE_CHECKING:
+    from distbp.train import Recipe
 
 
 def read_recipe(path: Path | None, changes: list[str]) -> Recipe:
@@ -22,6 +24,13 @@ def read_recipe(path: Path | None, changes: list[str]) -> Recipe:
     InputError
         Where the file or a change cannot be read, or the outcome is no recipe.
     """
+    from distbp.train import Recipe
+
+    return Recipe.parse(read_values(path, changes), "digits.yaml" if path is None else str(path))
+
+
+def read_values(path: Path | None, changes: list[str]) -> dict[str, Any]:
+    """Return what ``read_recipe`` makes a recipe of: keys and values that need not be right."""
     try:
         text = (resources.files("distbp") / "recipes" / "digits.yaml").read_text() if path is None else path.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -32,7 +41,7 @@ def read_recipe(path: Path | None, changes: list[str]) -> Recipe:
         raise InputError("keys and values", type(values).__name__, "write for example `epochs: 10`", where)
     for change in changes:
         _change(values, change)
-    return Recipe.parse(values, where)
+    return values
 
 
 class _Loader(yaml.SafeLoader):

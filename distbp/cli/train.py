@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from distbp.cli.kernels import choose_kernels
 from distbp.cli.options import Address, Calls, Cpus, Deadline, EngineName, Machines, TrustNetwork
 
 if TYPE_CHECKING:
@@ -37,6 +38,13 @@ def train(
     cpus_per_worker: Cpus = 1.0,
     calls: Calls = "auto",
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    accept_other_arithmetic: Annotated[
+        bool,
+        typer.Option(
+            "--accept-other-arithmetic",
+            help="With --resume: go on although this machine rounds otherwise; the weights are then those of neither.",
+        ),
+    ] = False,
     checkpoint_steps: Annotated[int | None, typer.Option(min=1, help="Write a checkpoint every so many steps.")] = None,
     checkpoint_minutes: Annotated[float, typer.Option(min=0.0, help="And every so many minutes.")] = 10.0,
     keep: Annotated[int, typer.Option(min=1, help="How many of the newest checkpoints stay.")] = 3,
@@ -56,6 +64,8 @@ def train(
 
     On SIGTERM, SIGINT, SIGUSR1 or SIGHUP a run writes a checkpoint and stops.
     """
+    choose_kernels(recipe_file, changes or [], resume)  # before anything loads NumPy
+
     import dataclasses
 
     from distbp.cli.recipe_file import read_recipe
@@ -84,7 +94,12 @@ def train(
     with joined(engine, most, sizes, deadline, max_failures=max_failures, least=least, **ray) as connected:
         with connected.agreement():
             recipe, state = begin()
-            training = Training(recipe, protection=protection, state=state)
+            training = Training(
+                recipe,
+                protection=protection,
+                state=state,
+                accepts_other_arithmetic=accept_other_arithmetic,
+            )
             if send_data:
                 training = dataclasses.replace(training, dataset=load(recipe.data.source))
         output = output_of(connected, resume or out, name_of(recipe.data.source), keep, state)

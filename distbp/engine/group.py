@@ -33,15 +33,12 @@ class MachineGroup(Group):
 
     Attributes
     ----------
-    names:
-        What each worker is called in messages.
     deadline_s:
         How long a worker may take.
     is_guarded:
         Whether a guard ends those of them who take longer.
     """
 
-    names: dict[int, str]
     deadline_s: float
     is_guarded = False
     arena: Arena | None = None
@@ -50,10 +47,6 @@ class MachineGroup(Group):
     def patience_s(self, deadline_s: float) -> float:
         """Return how long to wait for another worker, which may take ``deadline_s``."""
         return deadline_s * (GUARDED if self.is_guarded else 1)
-
-    @abstractmethod
-    def allgather_text(self, text: str) -> list[str]:
-        """Return the texts of all workers."""
 
     @abstractmethod
     def link(self) -> Link:

@@ -14,6 +14,7 @@ from distbp.data import Dataset, HeldRows, Partition, Scaling, places_of_shards,
 from distbp.errors import DistbpError, InputError, StoppedError, TrainingError
 from distbp.nn import aligned_zeros
 from distbp.train import Model, Outcome, Recipe, Training
+from distbp.train.arithmetic import Arithmetic
 from distbp.train.benchmark import Benchmark
 from distbp.train.exchange import Job
 from distbp.train.pace import Protection
@@ -53,7 +54,8 @@ def pack_job(job: Job[Any]) -> bytes:
     if isinstance(job, Training):
         protection = None if job.protection is None else dataclasses.asdict(job.protection)
         header, arrays = ({}, {}) if job.state is None else (job.state.header(), job.state.arrays())
-        return pack({"train": {"recipe": job.recipe.dump(), "protection": protection, "state": header}}, arrays)
+        content = {"recipe": job.recipe.dump(), "protection": protection, "state": header}
+        return pack({"train": content | {"accepts_other_arithmetic": job.accepts_other_arithmetic}}, arrays)
     assert isinstance(job, Benchmark)
     return pack({"benchmark": dataclasses.asdict(job)})
 
@@ -70,6 +72,7 @@ def unpack_job(message: bytes, rows: bytes) -> Job[Any]:
         is_whole=not rows,
         protection=_protection(content["protection"]) if content["protection"] else None,
         state=State.of(content["state"], arrays) if arrays else None,
+        accepts_other_arithmetic=content["accepts_other_arithmetic"],
     )
 
 
@@ -120,7 +123,9 @@ def pack_result(result: Any) -> bytes:
     model, arrays = result.model, {"weights": result.model.weights}
     if model.scaling is not None:
         arrays |= {"shift": model.scaling.shift, "factor": model.scaling.factor}
-    return pack({"outcome": header, "recipe": model.recipe.dump(), "input_shape": model.input_shape}, arrays)
+    about = {"recipe": model.recipe.dump(), "input_shape": model.input_shape}
+    arithmetic = [own.model_dump() for own in model.arithmetic]
+    return pack({"outcome": header, "arithmetic": arithmetic} | about, arrays)
 
 
 def unpack_result(message: bytes) -> Any:
@@ -131,5 +136,6 @@ def unpack_result(message: bytes) -> Any:
     weights = aligned_zeros(len(arrays["weights"]), arrays["weights"].dtype)
     weights[...] = arrays["weights"]
     scaling = Scaling(arrays["shift"], arrays["factor"]) if "shift" in arrays else None
-    model = Model(Recipe.parse(header["recipe"]), tuple(header["input_shape"]), weights, scaling)
+    arithmetic = tuple(map(Arithmetic.model_validate, header["arithmetic"]))
+    model = Model(Recipe.parse(header["recipe"]), tuple(header["input_shape"]), weights, scaling, arithmetic)
     return Outcome(model=model, **header["outcome"])

@@ -277,6 +277,7 @@ class ParameterServer:
             self.history,
             time.perf_counter() - self.began,
             self.ledger.model_copy(update={"unseen": unseen}),
+            self.run.arithmetic,
         )
 
     def rescued(self) -> State:

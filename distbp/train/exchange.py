@@ -248,9 +248,12 @@ class Group(Engine):
         The number of workers on each machine, with the parameter server.
     has_server:
         Whether the last worker is a parameter server, which computes no shard.
+    names:
+        What each worker is called in messages.
     """
 
     machines: tuple[int, ...]
+    names: dict[int, str]
     has_server = False
     can_recover = False
     """Whether the others can go on when a worker is lost."""
@@ -262,6 +265,10 @@ class Group(Engine):
     @property
     def n_workers(self) -> int:
         return sum(self.machines) - self.has_server
+
+    @abstractmethod
+    def allgather_text(self, text: str) -> list[str]:
+        """Return the texts of all workers."""
 
     @abstractmethod
     def private_bytes(self) -> int:

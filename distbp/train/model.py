@@ -15,6 +15,7 @@ from distbp.data import Rows, Scaling, check_finite, share
 from distbp.data.shard import Shard
 from distbp.errors import InputError
 from distbp.nn import Loss, Sequential, aligned_zeros
+from distbp.train.arithmetic import Arithmetic
 from distbp.train.evaluator import Evaluator, evaluation_rows, metrics
 from distbp.train.files import write_bytes
 from distbp.train.recipe import Recipe
@@ -37,12 +38,15 @@ class Model:
         The parameter vector.
     scaling:
         Applied to features, where the recipe asks for one.
+    arithmetic:
+        What it was trained with: one, or more where the user accepted another as the run went on.
     """
 
     recipe: Recipe
     input_shape: tuple[int, ...]
     weights: np.ndarray
     scaling: Scaling | None
+    arithmetic: tuple[Arithmetic, ...] = ()
 
     def network(self) -> tuple[Sequential, Loss]:
         """Return the network, built and bound to the weights for evaluation, and its loss."""
@@ -113,6 +117,7 @@ class Model:
             "format": FORMAT,
             "recipe": json.dumps(self.recipe.dump()),
             "input_shape": json.dumps(self.input_shape),
+            "arithmetic": json.dumps([own.model_dump() for own in self.arithmetic]),
         }
         write_bytes(path, save({name: np.ascontiguousarray(t) for name, t in tensors.items()}, metadata))
 
@@ -142,6 +147,7 @@ class Model:
         try:
             recipe = Recipe.parse(json.loads(metadata["recipe"]), str(file))
             input_shape = tuple(int(n) for n in json.loads(metadata["input_shape"]))
+            arithmetic = tuple(map(Arithmetic.model_validate, json.loads(metadata.get("arithmetic", "[]"))))
         except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise InputError(
                 "a recipe and an input shape in the metadata", repr(error), "save it again", str(file)
@@ -157,7 +163,7 @@ class Model:
                 raise InputError(f"a tensor {name} of {layout.dtype}{view.shape}", given, "save it again", str(file))
             view[...] = tensors[name]
         scaling = Scaling(tensors["scaling.shift"], tensors["scaling.factor"]) if "scaling.shift" in tensors else None
-        return Model(recipe, input_shape, weights, scaling)
+        return Model(recipe, input_shape, weights, scaling, arithmetic)
 
 
 def make_shard(rows: Rows, places: np.ndarray, loss: Loss, network: Sequential) -> Shard:

@@ -118,8 +118,8 @@ class EarlyStopping(_Part):
 class Recipe(_Part):
     """What is trained on what.
 
-    Equal recipes give equal weights, bit for bit, on the same type of processor with the same BLAS; but for the modes
-    in which a worker does not wait for the others.
+    Equal recipes give equal weights, bit for bit, where the arithmetic is the same (``distbp.train.arithmetic``); but
+    for the modes in which a worker does not wait for the others.
     """
 
     data: DataRecipe = DataRecipe()
@@ -139,6 +139,9 @@ class Recipe(_Part):
     shards: int | None = Field(None, ge=1, description="by default the number of workers at the first launch")
     dtype: Literal["float32", "float64"] = "float32"
     blas_threads: int = Field(1, ge=1, description="threads of each worker's matrix products")
+    bits: Literal["fastest", "portable"] = Field(
+        "fastest", description="portable: the same on every x86-64 processor with AVX2 and FMA"
+    )
     early_stopping: EarlyStopping | None = None
     coordinators: Literal["all", 1] = Field("all", description="all: every worker updates a slice; 1: one does")
     mode: NamedMode = Field(default_factory=Synchronous, description="whom a worker waits for")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,9 @@ from threadpoolctl import threadpool_limits
 from distbp.data import Dataset, Partition, Scaling, minmax, places_of_shards, standard
 from distbp.data.shard import Shard
 from distbp.errors import InputError, StoppedError, TrainingError
+from distbp.kernels import require
 from distbp.nn import aligned_zeros
+from distbp.train.arithmetic import Arithmetic, arithmetic_of, require_one
 from distbp.train.asynchronous import ParameterServer, work
 from distbp.train.coordinator import Coordinator
 from distbp.train.evaluator import metrics
@@ -59,7 +61,8 @@ class Outcome:
         keys = ("weights_sha256", "engine", "workers", "shards", "steps", "epochs", "train_seconds")
         figures = {key: getattr(self, key) for key in (*keys, "examples_per_second", "phase_seconds")}
         staleness = {} if self.staleness is None else {"staleness": self.staleness}
-        return figures | staleness | self.metrics
+        arithmetic = [own.model_dump() for own in self.model.arithmetic]
+        return figures | staleness | self.metrics | {"arithmetic": arithmetic}
 
 
 class Run:
@@ -93,6 +96,7 @@ class Run:
         state: State | None = None,
     ) -> None:
         with group.agreement():
+            require(recipe.bits)
             self.recipe = recipe.model_copy(update={"shards": recipe.shards or group.n_workers})
             n_shards = self.recipe.shards
             assert n_shards is not None
@@ -137,6 +141,7 @@ class Run:
         self.pace = Pace(self.protection, group.brake, leads=group.worker == leader)
         self.fault = Fault.parse(self.protection.faults[0]) if self.protection.faults else None
         with threadpool_limits(recipe.blas_threads, "blas"):
+            self.arithmetic = self._common_arithmetic(() if state is None else state.arithmetic)
             self.scaling = self._fit_scaling(shards["train"], len(dataset.train))
             for part in shards.values():
                 for shard in part.values():
@@ -182,6 +187,16 @@ class Run:
             self.state = state
         elif state is not None:
             self._go_on_from(state)
+
+    def _common_arithmetic(self, earlier: tuple[Arithmetic, ...]) -> tuple[Arithmetic, ...]:
+        """Return what has computed this run so far, and now computes it on all workers; raise where they differ."""
+        n_rows = min(self.partition.microbatch_rows(), self.recipe.row_limit or self.partition.microbatch_rows())
+        own = arithmetic_of(self.recipe, self.network.layout, n_rows)
+        texts = self.group.allgather_text(own.model_dump_json())
+        with self.group.agreement():
+            workers = [Arithmetic.model_validate_json(text) for text in texts]
+            require_one(workers, list(self.group.names.values()), self.recipe.bits)
+        return (*earlier, workers[0]) if not earlier or earlier[-1].differences(workers[0]) else earlier
 
     def _go_on_from(self, state: State) -> None:
         self.start, self.history, self.seconds = state.step, list(state.history), state.seconds
@@ -315,7 +330,7 @@ class Run:
             watcher.checkpoint(self._state(copy).detached(), self.recipe, is_best=is_best)
 
     def _state(self, copy: Copy) -> State:
-        return copy.state(self.history, time.perf_counter() - self.began)
+        return replace(copy.state(self.history, time.perf_counter() - self.began), arithmetic=self.arithmetic)
 
     def states(self) -> dict[int, State]:
         """Return the states that there are whole copies of, by their moments."""
@@ -362,7 +377,8 @@ class Run:
 
     def _outcome(self, history: list[dict[str, Any]], staleness: dict[str, Any] | None = None) -> Outcome:
         self._pass("end", history[-1]["step"])
-        model = Model(self.recipe, self.network.input_shape, self.weights.copy(), self.scaling)
+        weights = self.weights.copy()
+        model = Model(self.recipe, self.network.input_shape, weights, self.scaling, self.arithmetic)
         return Outcome(
             model=model,
             weights_sha256=model.sha256,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt
 
+from distbp.train.arithmetic import Arithmetic
 from distbp.train.evaluator import TALLY
 from distbp.train.recipe import Recipe
 
@@ -59,6 +60,7 @@ class _Header(BaseModel):
     history: list[dict[str, Any]]
     seconds: NonNegativeFloat
     ledger: Ledger | None
+    arithmetic: list[Arithmetic] = []
 
 
 @dataclass
@@ -78,6 +80,8 @@ class State:
         Time trained.
     ledger:
         In the modes in which workers push.
+    arithmetic:
+        What the workers have computed with so far, the newest last; more than one where the user accepted another.
     """
 
     step: int
@@ -86,17 +90,21 @@ class State:
     history: list[dict[str, Any]]
     seconds: float
     ledger: Ledger | None = None
+    arithmetic: tuple[Arithmetic, ...] = ()
 
     def detached(self) -> State:
         """Return the same in memory of its own."""
         vectors = {name: vector.copy() for name, vector in self.vectors.items()}
         ledger = self.ledger and self.ledger.model_copy(deep=True)
-        return State(self.step, vectors, self.tally.copy(), list(self.history), self.seconds, ledger)
+        history = list(self.history)
+        return State(self.step, vectors, self.tally.copy(), history, self.seconds, ledger, self.arithmetic)
 
     def header(self) -> dict[str, Any]:
         """Return all but the arrays, as JSON has it."""
         ledger = self.ledger and self.ledger.model_dump()
-        return {"step": self.step, "history": self.history, "seconds": self.seconds, "ledger": ledger}
+        arithmetic = [own.model_dump() for own in self.arithmetic]
+        figures = {"step": self.step, "history": self.history, "seconds": self.seconds}
+        return figures | {"ledger": ledger, "arithmetic": arithmetic}
 
     @classmethod
     def of(cls, header: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> State:
@@ -109,7 +117,7 @@ class State:
         """
         known = _Header.model_validate(header)
         tally = arrays.pop("tally")
-        return cls(known.step, arrays, tally, known.history, known.seconds, known.ledger)
+        return cls(known.step, arrays, tally, known.history, known.seconds, known.ledger, tuple(known.arithmetic))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the vectors and the tally by their names."""

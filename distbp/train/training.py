@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from distbp.data import Dataset, load, split
 from distbp.errors import DifferenceError, InputError, LostError, TrainingError
+from distbp.train.arithmetic import require_same
 from distbp.train.exchange import Group, Watcher
 from distbp.train.pace import Protection
 from distbp.train.recipe import Recipe
@@ -28,6 +29,9 @@ class Training:
         How the run is protected against its end; None for not at all.
     state:
         Where to go on from; None to begin.
+    accepts_other_arithmetic:
+        Whether to go on although the workers compute with other roundings than those before them: the weights are then
+        those of neither.
     """
 
     recipe: Recipe
@@ -35,6 +39,7 @@ class Training:
     is_whole: bool = True
     protection: Protection | None = None
     state: State | None = None
+    accepts_other_arithmetic: bool = False
 
     def perform(self, group: Group, watcher: Watcher | None) -> Outcome:
         state, run, dataset, protection = self.state, None, None, self.protection
@@ -46,6 +51,9 @@ class Training:
                     with group.agreement():
                         dataset = self.rows()
                 run = Run(self.recipe, dataset, group, protection, state)
+                if state is not None and not self.accepts_other_arithmetic:
+                    with group.agreement():
+                        require_same(state.arithmetic, run.arithmetic[-1])
                 group.run = run
                 if said and watcher and self.protection and group.worker == 0:
                     watcher.recovered(said, run.start, list(run.history), group.n_workers)
