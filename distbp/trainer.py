@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distbp.data import Dataset, Rows
+from distbp.data import Dataset, Rows, as_rows
 from distbp.engine import connect
 from distbp.errors import InputError
 from distbp.nn import Layer, Sequential
 from distbp.train import Model, Outcome, Recipe, Training, Watcher
 from distbp.train.pace import Protection
 
-Arrays = tuple[np.ndarray, np.ndarray]
+Pair = tuple[Any, Any]
 
 
 class Trainer:
@@ -85,17 +86,20 @@ class Trainer:
 
     def fit(
         self,
-        x: np.ndarray,
-        y: np.ndarray,
+        x: Any,
+        y: Any,
         *,
-        validation: Arrays | float | None = None,
-        test: Arrays | None = None,
+        validation: Pair | float | None = None,
+        test: Pair | None = None,
         watcher: Watcher | None = None,
     ) -> Outcome:
         """Train on the rows ``x`` (n, ...) with the targets ``y`` (n,) or (n, k); all workers call it with all rows.
 
         Parameters
         ----------
+        x, y:
+            Arrays, lists, data frames, or a sparse matrix for x, which is made dense batch by batch. The columns of a
+            data frame keep their names: elsewhere they may then stand in any order.
         validation:
             Rows and targets of their own, or the fraction of the training rows to take.
         test:
@@ -111,23 +115,31 @@ class Trainer:
             Where the loss is not finite, or a worker is lost and the others cannot go on without it: they can on Ray,
             and under ``mpirun --with-ft ulfm``.
         """
-        is_fraction = isinstance(validation, float)
-        data = self.recipe.data.model_copy(update={"validation": validation if is_fraction else None})
-        rows = None if validation is None or isinstance(validation, float) else Rows(*_arrays(validation), "validation")
-        held_out = None if test is None else Rows(*_arrays(test), "test")
-        dataset = Dataset(Rows(*_arrays((x, y)), "arrays"), rows, held_out)
+        train = as_rows(x, y)
+        fraction, held_out = None, _pair(test, "test", train)
+        if isinstance(validation, Real) and not isinstance(validation, bool) and 0.0 < validation < 1.0:
+            fraction, validation = float(validation), None
+        dataset = Dataset(train, _pair(validation, "validation", train, "a fraction in (0, 1), or "), held_out)
+        data = self.recipe.data.model_copy(update={"validation": fraction})
         training = Training(self.recipe.model_copy(update={"data": data}), dataset, protection=Protection())
         outcome = self.engine.perform(training, watcher)
         self._model = outcome.model
         return outcome
 
-    def evaluate(self, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+    def evaluate(self, x: Any, y: Any) -> dict[str, Any]:
         """Return the mean loss and, for classifiers, the accuracy on the rows ``x`` with the targets ``y``."""
-        return self.model.evaluate(Rows(*_arrays((x, y)), "arrays"))
+        return self.model.evaluate(as_rows(x, y))
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        """Return the outputs of the network (n, n_out) for the rows ``x`` (n, ...)."""
+    def predict(self, x: Any) -> np.ndarray:
+        """Return the outputs of the network for the rows ``x`` (n, ...): (n, n_out).
+
+        One output for targets that were given as (n,) is returned as (n,).
+        """
         return self.model.predict(x)
+
+    def predict_classes(self, x: Any) -> np.ndarray:
+        """Return the classes of the rows ``x``: those by which ``evaluate`` counts its accuracy."""
+        return self.model.predict_classes(x)
 
     def save(self, path: str | Path) -> None:
         """Write the model to ``path``, a safetensors file with the recipe inside; worker 0 does."""
@@ -143,5 +155,14 @@ class Trainer:
         return trainer
 
 
-def _arrays(pair: Arrays) -> tuple[np.ndarray, np.ndarray]:
-    return np.asanyarray(pair[0]), np.asanyarray(pair[1])
+def _pair(given: Any, name: str, train: Rows, before: str = "") -> Rows | None:
+    """Return the rows in the pair (x, y), with their columns in the order of the training; None for None."""
+    if given is None:
+        return None
+    if not isinstance(given, (tuple, list)) or len(given) != 2:
+        is_short = isinstance(given, (str, Real))
+        size = f" of {len(given)}" if isinstance(given, (tuple, list)) else ""
+        shown = repr(given) if is_short else f"a {type(given).__name__}{size}"
+        raise InputError(f"{before}a pair (x, y)", shown, f"write {name}=(x, y)", name)
+    x, y = given
+    return as_rows(x, y, name).in_order(train.columns)

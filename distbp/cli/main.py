@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -41,6 +42,7 @@ for command in (train, evaluate, predict, bench):
 def main() -> None:
     """Run the command; errors that the user can mend end it with one message and a non-zero status."""
     prepare_streams()
+    warnings.formatwarning = lambda message, *_, **__: f"distbp: {message}\n"
     try:
         try:
             app()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -16,11 +17,13 @@ from distbp.errors import InputError
 def predict(
     folder: Folder,
     data: Annotated[str, typer.Argument(help="As for evaluate, or an .npy file of features alone.")],
-    out: Annotated[Path, typer.Option(help="The .npy file to write.")],
+    out: Annotated[Path, typer.Option(help="The file to write: .npy, or .csv with a line for each row.")],
     part: Part = None,
-    classes: Annotated[bool, typer.Option(help="Write the number of the largest output, not the outputs.")] = False,
+    classes: Annotated[
+        bool, typer.Option(help="Write the number of each row's class, or 0 and 1 for each output, not the outputs.")
+    ] = False,
 ) -> None:
-    """Write the outputs of a trained model for each row, (rows, outputs), as an .npy file."""
+    """Write the outputs of a trained model for each row, (rows, outputs)."""
     choose_kernels_of_model(folder)  # before anything loads NumPy
 
     import numpy as np
@@ -31,14 +34,34 @@ def predict(
     from distbp.train import Model
     from distbp.train.files import write_bytes
 
+    _require_writable(out)
     model = Model.load(folder)
     x = read_npy(Path(data)) if Path(data).suffix == ".npy" else rows_of(load(data), part).x
-    y = model.predict(x)
+    y = model.predict_classes(x) if classes else model.predict(x)
     content = io.BytesIO()
-    np.save(content, np.argmax(y, axis=1) if classes else y, allow_pickle=False)
+    if out.suffix == ".npy":
+        np.save(content, y, allow_pickle=False)
+    else:
+        digits = {np.dtype(np.float32): "%.9g", np.dtype(np.float64): "%.17g"}  # from which the same bits can be read
+        np.savetxt(content, y, digits.get(y.dtype, "%d"), delimiter=",")
     try:
         write_bytes(out, content.getvalue())
     except OSError as error:
-        given = f"{out} ({error.strerror})"
-        raise InputError("a file that can be written", given, "choose another with --out", "output") from None
+        raise _unwritable(f"{out} ({error.strerror})") from None
     print(f"{len(y)} rows written to {out}")
+
+
+def _require_writable(out: Path) -> None:
+    """Raise InputError where ``out`` is no file that can be written, before anything is computed for it."""
+    if out.suffix not in (".npy", ".csv"):
+        raise InputError("a name that ends in .npy or .csv", str(out), "choose another with --out", "output")
+    if out.is_dir():
+        raise _unwritable(f"{out}, a folder")
+    if not out.parent.is_dir():
+        raise _unwritable(f"{out}, in a folder that does not exist")
+    if not os.access(out.parent, os.W_OK):
+        raise _unwritable(f"{out}, in a folder that cannot be written to")
+
+
+def _unwritable(given: str) -> InputError:
+    return InputError("a file that can be written", given, "choose another with --out", "output")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from distbp.data.columns import Columns, in_order
+from distbp.data.numbers import check_kind
+from distbp.data.sparse import Matrix, SparseRows
 from distbp.errors import InputError
-
-CHECK_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Rows:
         What they are called in messages.
     chosen:
         The numbers of the rows that are meant; None for all. Nothing is copied to choose them.
+    columns:
+        The names of the columns of x, where it has some.
 
     Raises
     ------
@@ -28,22 +31,15 @@ class Rows:
         Where x and y differ in length, or x holds something other than numbers.
     """
 
-    x: np.ndarray
+    x: Matrix
     y: np.ndarray
     where: str = "data"
     chosen: np.ndarray | None = None
+    columns: Columns | None = None
 
     def __post_init__(self) -> None:
-        for name, array in (("x", self.x), ("y", self.y)):
-            if array.dtype.kind not in "biuf":
-                raise InputError(f"numbers in {name}", f"dtype {array.dtype}", "convert it to numbers", self.where)
-        if self.x.ndim < 2:
-            raise InputError(
-                "features of shape (rows, n) or more",
-                f"shape {self.x.shape}",
-                "reshape x, as in x[:, None]",
-                self.where,
-            )
+        check_features(self.x, self.where)
+        check_kind(self.y.dtype, "y", self.where)
         if self.y.ndim not in (1, 2):
             raise InputError("targets of shape (rows,) or (rows, k)", f"shape {self.y.shape}", "reshape y", self.where)
         if len(self.x) != len(self.y):
@@ -58,7 +54,11 @@ class Rows:
 
     def choose(self, places: np.ndarray) -> Rows:
         """Return the rows at these places of the chosen ones."""
-        return Rows(self.x, self.y, self.where, self.index(places))
+        return replace(self, chosen=self.index(places))
+
+    def in_order(self, columns: Columns | None) -> Rows:
+        """Return the rows with their columns in the order of these names (``distbp.data.columns.in_order``)."""
+        return replace(self, x=in_order(self.x, self.columns, columns, self.where), columns=columns or self.columns)
 
     def index(self, places: np.ndarray) -> np.ndarray:
         """Return where the rows at these places lie in ``x`` and ``y``."""
@@ -71,8 +71,9 @@ class Rows:
     def hold(self, places: np.ndarray) -> HeldRows:
         """Return these rows, of which only those at ``places`` (in ascending order) are kept."""
         at = self.index(places)
-        x, y = np.ascontiguousarray(self.x[at]), np.ascontiguousarray(self.y[at])
-        return HeldRows(x, y, self.where, None, len(self), places, self.numbers(places))
+        x = self.x.take(at) if isinstance(self.x, SparseRows) else np.ascontiguousarray(self.x[at])
+        y = np.ascontiguousarray(self.y[at])
+        return HeldRows(x, y, self.where, None, self.columns, len(self), places, self.numbers(places))
 
 
 @dataclass(frozen=True)
@@ -104,24 +105,14 @@ class HeldRows(Rows):
         return self.names[self.index(places)]
 
 
-def check_finite(array: np.ndarray, rows: np.ndarray, where: str, numbers: np.ndarray | None = None) -> None:
-    """Raise InputError, naming row and column, where ``array[rows]`` holds NaN or an infinity.
-
-    ``numbers`` are what messages call these rows, by default their place in the array.
-    """
-    if array.dtype.kind != "f":
-        return
-    for start in range(0, len(rows), CHECK_ROWS):
-        part = np.asarray(array[rows[start : start + CHECK_ROWS]]).reshape(len(rows[start : start + CHECK_ROWS]), -1)
-        finite = np.isfinite(part)
-        if not finite.all():
-            row, column = np.argwhere(~finite)[0]
-            raise InputError(
-                "finite numbers",
-                f"{part[row, column]} in row {(rows if numbers is None else numbers)[start + row]}, column {column}",
-                "clean the data, for example by leaving that row out",
-                where,
-            )
+def check_features(x: Matrix, where: str) -> None:
+    """Raise InputError where ``x`` cannot be features: rows of numbers."""
+    check_kind(x.dtype, "x", where)
+    if x.ndim < 2:
+        remedy = "reshape x: x[:, None] is one column, x[None, :] one row"
+        raise InputError("features of shape (rows, n) or more", f"shape {x.shape}", remedy, where)
+    if 0 in x.shape[1:]:
+        raise InputError("at least one column", f"features of shape {x.shape}", "give data", where)
 
 
 @dataclass(frozen=True)
@@ -140,10 +131,6 @@ class Dataset:
 
     def __post_init__(self) -> None:
         for name, rows in self.parts.items():
-            if rows.x.shape[1:] != self.train.x.shape[1:] or rows.y.shape[1:] != self.train.y.shape[1:]:
-                raise InputError(
-                    f"{name} rows shaped like the training rows, {self.train.x.shape[1:]} -> {self.train.y.shape[1:]}",
-                    f"{rows.x.shape[1:]} -> {rows.y.shape[1:]}",
-                    "reshape one of them",
-                    rows.where,
-                )
+            if rows.x.shape[1:] != self.train.x.shape[1:]:
+                expected = f"{name} features shaped like those of the training, {self.train.x.shape[1:]}"
+                raise InputError(expected, f"{rows.x.shape[1:]}", "reshape one of them", rows.where)

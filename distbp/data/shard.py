@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from distbp.data.dataset import Rows, check_finite
+from distbp.data.dataset import Rows
+from distbp.data.numbers import check_numbers
 from distbp.data.scaling import Scaling
+from distbp.data.sparse import Matrix, SparseRows
+
+_BLOCK_ROWS = 1024
 
 
 class Shard:
     """Some rows of a part of the dataset, in the dtype of the network.
 
-    Features in memory are copied once; those of a memory map are read when they are needed, batch by batch.
+    Features in memory are copied once; those of a memory map or a sparse matrix are read when they are needed, batch by
+    batch. The bits are the same.
 
     Parameters
     ----------
@@ -23,44 +28,59 @@ class Shard:
         The targets of these rows, as the loss takes them.
     dtype:
         Of the features.
+    is_scaled:
+        Whether ``prepare``, which must be called before the rows are used, will be given a scaling.
 
     Raises
     ------
     InputError
-        Where a feature is NaN or infinite; names row and column.
+        Where a feature is none that the network can take; names row and column.
     """
 
-    def __init__(self, rows: Rows, places: np.ndarray, targets: np.ndarray, dtype: np.dtype) -> None:
+    def __init__(
+        self, rows: Rows, places: np.ndarray, targets: np.ndarray, dtype: np.dtype, *, is_scaled: bool = False
+    ) -> None:
         self.index = rows.index(places)
         self.numbers, self.where = rows.numbers(places), rows.where  # as the user counts them
-        check_finite(rows.x, self.index, rows.where, self.numbers)
+        exact = np.dtype(np.float64) if is_scaled else dtype
+        check_numbers(rows.x, self.index, dtype, rows.where, exact=exact, numbers=self.numbers, columns=rows.columns)
         self.dtype = dtype
         self.targets = targets
         self.scaling: Scaling | None = None
-        self.source: np.ndarray | None = rows.x if isinstance(rows.x, np.memmap) else None
-        self.x = None if self.source is not None else np.asarray(rows.x[self.index], dtype)
+        self.source: Matrix | None = rows.x
+        self.x: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def scale(self, scaling: Scaling) -> None:
-        """Scale the features from now on."""
+    def features(self, start: int, stop: int) -> np.ndarray:
+        """Return the features at the places start..stop-1 as they were given, in float64; only before ``prepare``."""
+        assert self.source is not None
+        return np.asarray(self.source[self.index[start:stop]], np.float64)
+
+    def prepare(self, scaling: Scaling | None) -> None:
+        """Scale the features, in memory now, else whenever they are read."""
         self.scaling = scaling
-        if self.x is not None:
-            scaling.apply(self.x)
+        assert self.source is not None
+        if isinstance(self.source, (np.memmap, SparseRows)):
+            return
+        x = np.empty((len(self), *self.source.shape[1:]), self.dtype)
+        for start in range(0, len(self), _BLOCK_ROWS):
+            self._read(slice(start, start + _BLOCK_ROWS), x[start : start + _BLOCK_ROWS])
+        self.x, self.source = x, None
+
+    def _read(self, places: np.ndarray | slice, x: np.ndarray) -> None:
+        assert self.source is not None
+        raw = self.source[self.index[places]]
+        if self.scaling is None:
+            x[...] = raw
+        else:
+            self.scaling.apply(raw, x)
 
     def gather(self, places: np.ndarray, x: np.ndarray, t: np.ndarray) -> None:
         """Write the features and targets at ``places`` of this shard into ``x`` and ``t``."""
         self.targets.take(places, 0, t, "clip")
-        if self.x is not None:
+        if self.x is None:
+            self._read(places, x)
+        else:
             self.x.take(places, 0, x, "clip")
-            return
-        assert self.source is not None
-        x[...] = self.source[self.index[places]]
-        if self.scaling is not None:
-            self.scaling.apply(x)
-
-    def features(self, start: int, stop: int) -> np.ndarray:
-        """Return the features at the places start..stop-1, before any scaling, in float64."""
-        raw = self.x[start:stop] if self.x is not None else self.source[self.index[start:stop]]  # type: ignore[index]
-        return np.asarray(raw, np.float64)

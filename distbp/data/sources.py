@@ -13,6 +13,7 @@ import psutil
 
 from distbp.data.dataset import Dataset, Rows
 from distbp.data.idx import read_idx
+from distbp.data.table import as_rows
 from distbp.errors import InputError
 
 _EMBEDDED = Path(__file__).parent / "digits" / "digits.npz"
@@ -66,6 +67,11 @@ def name_of(source: str) -> str:
     return Path(source).expanduser().resolve().stem or "data"
 
 
+def same_source(one: str, other: str) -> bool:
+    """Return whether both name the same rows."""
+    return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+
+
 def _digits() -> Dataset:
     arrays = read_npz(_EMBEDDED)
     x, y = arrays["x"].reshape(-1, 64), arrays["y"]
@@ -116,7 +122,7 @@ def _from_arrays(arrays: dict[str, np.ndarray], path: Path) -> Dataset:
                 "arrays x and y", f"{sorted(arrays) or 'nothing'}", "save them under these names", str(path)
             )
     parts = {
-        part: Rows(arrays[f"x{suffix}"], arrays[f"y{suffix}"], f"{path}, {part}")
+        part: as_rows(arrays[f"x{suffix}"], arrays[f"y{suffix}"], f"{path}, {part}")
         for part, suffix in _PARTS.items()
         if f"x{suffix}" in arrays and f"y{suffix}" in arrays
     }
@@ -134,7 +140,7 @@ def _from_idx(folder: Path) -> Dataset:
     for part, prefix in _IDX_PREFIXES.items():
         images, labels = _idx_file(folder, f"{prefix}-images"), _idx_file(folder, f"{prefix}-labels")
         if images and labels:
-            parts[part] = Rows(read_idx(images), read_idx(labels), f"{folder}, {part}")
+            parts[part] = as_rows(read_idx(images), read_idx(labels), f"{folder}, {part}")
         elif images or part == "train":
             raise InputError(
                 f"images and labels for {prefix}", "images only", f"add {prefix}-labels-idx1-ubyte", str(folder)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from distbp.data import Dataset, HeldRows, Partition, Scaling, places_of_shards, share
+from distbp.data import Columns, Dataset, HeldRows, Matrix, Partition, Scaling, SparseRows, places_of_shards, share
 from distbp.errors import DistbpError, InputError, StoppedError, TrainingError
 from distbp.nn import aligned_zeros
 from distbp.train import Model, Outcome, Recipe, Training
@@ -21,7 +21,8 @@ from distbp.train.pace import Protection
 from distbp.train.state import State
 
 _ERRORS: dict[str, type[DistbpError]] = {cls.__name__: cls for cls in (InputError, StoppedError, TrainingError)}
-_ROWS = ("x", "y", "held", "names")
+_ROWS = ("y", "held", "names")
+_SPARSE = ("data", "indices", "indptr")
 
 
 def pack(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> bytes:
@@ -100,8 +101,13 @@ def pack_rows(dataset: Dataset, recipe: Recipe, worker: int, n_workers: int) -> 
     arrays: dict[str, np.ndarray] = {}
     for part, places in places_of_shards(dataset, partition, shards).items():
         rows = dataset.parts[part].hold(np.sort(np.concatenate([np.zeros(0, np.int64), *places])))
-        header[part] = {"where": rows.where, "n_rows": len(rows)}
+        header[part] = {"where": rows.where, "columns": rows.columns, "n_rows": len(rows)}
         arrays |= {f"{part}.{name}": getattr(rows, name) for name in _ROWS}
+        if isinstance(rows.x, SparseRows):
+            header[part]["n_columns"] = rows.x.n_columns
+            arrays |= {f"{part}.x.{name}": getattr(rows.x, name) for name in _SPARSE}
+        else:
+            arrays[f"{part}.x"] = rows.x
     return pack(header, arrays)
 
 
@@ -110,8 +116,14 @@ def unpack_rows(message: bytes) -> Dataset:
     header, arrays = unpack(message)
     parts = {}
     for part, content in header.items():
-        x, y, held, names = (arrays[f"{part}.{name}"] for name in _ROWS)
-        parts[part] = HeldRows(x, y, content["where"], None, content["n_rows"], held, names)
+        y, held, names = (arrays[f"{part}.{name}"] for name in _ROWS)
+        x: Matrix
+        if "n_columns" in content:
+            x = SparseRows(**{n: arrays[f"{part}.x.{n}"] for n in _SPARSE}, n_columns=content["n_columns"])
+        else:
+            x = arrays[f"{part}.x"]
+        columns = _columns(content["columns"])
+        parts[part] = HeldRows(x, y, content["where"], None, columns, content["n_rows"], held, names)
     return Dataset(**parts)
 
 
@@ -123,9 +135,10 @@ def pack_result(result: Any) -> bytes:
     model, arrays = result.model, {"weights": result.model.weights}
     if model.scaling is not None:
         arrays |= {"shift": model.scaling.shift, "factor": model.scaling.factor}
-    about = {"recipe": model.recipe.dump(), "input_shape": model.input_shape}
     arithmetic = [own.model_dump() for own in model.arithmetic]
-    return pack({"outcome": header, "arithmetic": arithmetic} | about, arrays)
+    about = {name: getattr(model, name) for name in ("input_shape", "columns", "has_flat_targets")}
+    about |= {"recipe": model.recipe.dump(), "arithmetic": arithmetic}
+    return pack({"outcome": header} | about, arrays)
 
 
 def unpack_result(message: bytes) -> Any:
@@ -136,6 +149,17 @@ def unpack_result(message: bytes) -> Any:
     weights = aligned_zeros(len(arrays["weights"]), arrays["weights"].dtype)
     weights[...] = arrays["weights"]
     scaling = Scaling(arrays["shift"], arrays["factor"]) if "shift" in arrays else None
-    arithmetic = tuple(map(Arithmetic.model_validate, header["arithmetic"]))
-    model = Model(Recipe.parse(header["recipe"]), tuple(header["input_shape"]), weights, scaling, arithmetic)
+    model = Model(
+        Recipe.parse(header["recipe"]),
+        tuple(header["input_shape"]),
+        weights,
+        scaling,
+        tuple(map(Arithmetic.model_validate, header["arithmetic"])),
+        _columns(header["columns"]),
+        header["has_flat_targets"],
+    )
     return Outcome(model=model, **header["outcome"])
+
+
+def _columns(names: list[str] | None) -> Columns | None:
+    return None if names is None else tuple(names)

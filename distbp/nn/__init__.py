@@ -19,7 +19,7 @@ from distbp.nn.gradient_check import check_layer, check_loss
 from distbp.nn.initialisers import INITIALISERS
 from distbp.nn.layer import LAYERS, Layer
 from distbp.nn.losses import LOSSES, BinaryCrossEntropy, CategoricalCrossEntropy, Loss, SquaredError
-from distbp.nn.sequential import Gradient, Sequential
+from distbp.nn.sequential import Gradient, Sequential, check_distinct
 from distbp.nn.vector import Layout, Parameter, aligned_zeros
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "SquaredError",
     "Tanh",
     "aligned_zeros",
+    "check_distinct",
     "check_layer",
     "check_loss",
 ]

@@ -215,6 +215,12 @@ class Softplus(Activation):
 class Softmax(Activation):
     """y_i = exp(x_i) / Σ_j exp(x_j) over the last axis;  dx = y (dy - Σ_j dy_j y_j)."""
 
+    def output_shape(self, shape: Shape) -> Shape:
+        if shape[-1:] == (1,):
+            remedy = "give the layer before it more units, or end in sigmoid"
+            raise InputError("at least 2 numbers to make a softmax of", "1, which would be 1 always", remedy)
+        return shape
+
     def apply(self, x: np.ndarray, y: np.ndarray, slope: np.ndarray, *scratch: np.ndarray) -> None:
         np.subtract(x, np.maximum.reduce(x, axis=-1, keepdims=True), out=y)
         np.exp(y, out=y)

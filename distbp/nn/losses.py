@@ -28,6 +28,8 @@ class Loss(ABC):
     activation: ClassVar[type[Layer] | None] = None
     """The last activation that this loss contains."""
     is_classifier: ClassVar[bool] = False
+    min_outputs: ClassVar[int] = 1
+    """A network needs so many outputs for this loss to say anything."""
 
     def __init_subclass__(cls) -> None:
         cls.name = snake_case(cls.__name__)
@@ -53,8 +55,19 @@ class Loss(ABC):
     def forward(self, z: np.ndarray, t: np.ndarray) -> float:
         """Return the sum of the losses of all rows; write dL/dz into ``self.dz[:len(z)]``."""
 
+    def classes(self, z: np.ndarray) -> np.ndarray:
+        """Return the class of each row (batch,), or which classes it has (batch, n_out).
+
+        Raises
+        ------
+        InputError
+            Where the loss is no classifier's.
+        """
+        remedy = "take the outputs themselves, or train with a cross-entropy"
+        raise InputError("classes of a classifier", f"a network that was trained with {self.name}", remedy)
+
     def correct(self, z: np.ndarray, t: np.ndarray) -> int:
-        """Return how many rows are classified rightly; 0 where the loss is no classifier's."""
+        """Return how many rows are classified rightly, as ``classes`` has it; 0 where the loss is no classifier's."""
         return 0
 
     @classmethod
@@ -97,7 +110,8 @@ class BinaryCrossEntropy(Loss):
         if bad.any():
             row = int(np.argmax(bad.any(axis=1)))
             given = f"{t[row].tolist()} in row {_number(row, numbers)}"
-            raise InputError("labels in [0, 1]", given, "code the classes as 0 and 1")
+            remedy = "code the classes as 0 and 1, as with (y == y.max()).astype(int)"
+            raise InputError("labels in [0, 1]", given, remedy)
         return t
 
     def forward(self, z: np.ndarray, t: np.ndarray) -> float:
@@ -109,8 +123,12 @@ class BinaryCrossEntropy(Loss):
         np.subtract(sigmoid(z, dz), t, out=dz)
         return total
 
+    def classes(self, z: np.ndarray) -> np.ndarray:
+        positive = (z > 0.0).astype(np.int64)  # σ(z) > 1/2
+        return positive[:, 0] if z.shape[1] == 1 else positive
+
     def correct(self, z: np.ndarray, t: np.ndarray) -> int:
-        return int(np.count_nonzero(np.all((z > 0.0) == (t > 0.5), axis=1)))
+        return int(np.count_nonzero(np.all(self.classes(z).reshape(z.shape) == (t > 0.5), axis=1)))
 
     @classmethod
     def example(cls, rng: np.random.Generator, n_rows: int, n_out: int) -> np.ndarray:
@@ -123,6 +141,7 @@ class CategoricalCrossEntropy(Loss):
 
     activation: ClassVar[type[Layer] | None] = Softmax
     is_classifier: ClassVar[bool] = True
+    min_outputs: ClassVar[int] = 2  # a softmax of one is always 1
 
     def targets(self, y: np.ndarray, n_out: int, dtype: np.dtype, numbers: np.ndarray | None = None) -> np.ndarray:
         if y.ndim == 2 and y.shape[1] > 1:
@@ -165,8 +184,11 @@ class CategoricalCrossEntropy(Loss):
         np.subtract(row, picked, row)
         return sum(row.tolist())  # in float64
 
+    def classes(self, z: np.ndarray) -> np.ndarray:
+        return np.argmax(z, axis=1)
+
     def correct(self, z: np.ndarray, t: np.ndarray) -> int:
-        return int(np.count_nonzero(np.argmax(z, axis=1) == t))
+        return int(np.count_nonzero(self.classes(z) == t))
 
     @classmethod
     def example(cls, rng: np.random.Generator, n_rows: int, n_out: int) -> np.ndarray:

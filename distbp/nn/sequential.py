@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
@@ -26,6 +27,16 @@ class Gradient:
     views: list[SimpleNamespace]
 
 
+def check_distinct(layers: Sequence[Layer]) -> None:
+    """Raise InputError where one layer object stands at two places: each needs weights and buffers of its own."""
+    for i, layer in enumerate(layers):
+        first = next(j for j, other in enumerate(layers) if other is layer)
+        if first < i:
+            given = f"the same {layer.name} as layer {first}"
+            remedy = "write a second layer in its place (layers cannot share weights yet)"
+            raise InputError("a layer object of its own for every place", given, remedy, f"layer {i}_{layer.name}")
+
+
 class Sequential:
     """Layers one after another.
 
@@ -43,6 +54,7 @@ class Sequential:
     def __init__(self, *layers: Layer) -> None:
         if not layers:
             raise InputError("at least one layer", "none", "name the layers from input to output", where="model")
+        check_distinct(layers)
         self.layers = list(layers)
 
     def build(self, input_shape: Shape, dtype: np.dtype) -> Layout:
@@ -127,12 +139,17 @@ class Sequential:
         Raises
         ------
         InputError
-            Where the last activation is another than the one that the loss contains, or the output is no vector.
+            Where the last activation is another than the one that the loss contains, or the output is no vector or
+            too short for the loss.
         """
         last, where = self.layers[-1], f"layer {self.layer_name(len(self.layers) - 1)}"
         if len(self.output_shape) != 1:
             given = f"rows of shape {self.output_shape}"
             raise InputError("output rows of shape (n,)", given, "end with flatten or dense", where)
+        if self.output_shape[0] < loss.min_outputs:
+            expected = f"at least {loss.min_outputs} outputs for the loss {loss.name}"
+            remedy = "give the last layer an output for each class, or take binary_cross_entropy"
+            raise InputError(expected, f"{self.output_shape[0]}", remedy, where)
         contained = loss.activation is not None and isinstance(last, loss.activation)
         if loss.activation is not None and last.is_activation and last.name != "identity" and not contained:
             fitting = loss.activation.name

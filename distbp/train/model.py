@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from distbp.data import Rows, Scaling, check_finite, share
+from distbp.data import Columns, Matrix, Rows, Scaling, as_features, check_numbers, columns_of, in_order, share
 from distbp.data.shard import Shard
 from distbp.errors import InputError
 from distbp.nn import Loss, Sequential, aligned_zeros
@@ -40,6 +41,10 @@ class Model:
         Applied to features, where the recipe asks for one.
     arithmetic:
         What it was trained with: one, or more where the user accepted another as the run went on.
+    columns:
+        The names of the features, where it was trained on a data frame.
+    has_flat_targets:
+        Whether it was trained on targets of shape (n,): one output is then predicted in that shape.
     """
 
     recipe: Recipe
@@ -47,6 +52,8 @@ class Model:
     weights: np.ndarray
     scaling: Scaling | None
     arithmetic: tuple[Arithmetic, ...] = ()
+    columns: Columns | None = None
+    has_flat_targets: bool = False
 
     def network(self) -> tuple[Sequential, Loss]:
         """Return the network, built and bound to the weights for evaluation, and its loss."""
@@ -63,45 +70,98 @@ class Model:
         network = self.recipe.network()
         return network.build(self.input_shape, self.weights.dtype).sha256(self.weights)
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
+    def predict(self, x: Any) -> np.ndarray:
         """Return the outputs of the network (n, n_out) for the rows ``x`` (n, ...).
+
+        One output is returned as (n,) if the model was trained on targets of that shape. A data frame may have its
+        columns in any order.
 
         Raises
         ------
         InputError
-            Where the rows have another shape than those of the training, or hold NaN or infinities.
+            Where ``x`` is none that ``Trainer.fit`` takes, or has other columns, or an output is not finite.
         """
-        x = np.asanyarray(x)
-        self._check_shape(x, "x")
-        check_finite(x, np.arange(len(x)), "x")
+        y = self._compute(x)
+        return y[:, 0] if self.has_flat_targets and y.shape[1] == 1 else y
+
+    def predict_classes(self, x: Any) -> np.ndarray:
+        """Return the class of each row of ``x`` (n,), as ``evaluate`` counts it.
+
+        That is the number of the largest output or, with a binary cross-entropy, 1 where the output is above 1/2, else
+        0; with several outputs for each of them (n, n_out).
+
+        Raises
+        ------
+        InputError
+            As for ``predict``, and where the model is no classifier.
+        """
+        loss = self.recipe.loss_function()
+        loss.classes(np.zeros((1, 2)))  # ends here if it has none
+        return loss.classes(self._compute(x, logits=True))
+
+    def _compute(self, x: Any, *, logits: bool = False) -> np.ndarray:
+        """Return the outputs for the rows ``x``, or what the loss takes (n, n_out)."""
+        features = self._features(x)
         network, _ = self.network()
         n = evaluation_rows(self.recipe.row_limit)
-        y = np.empty((len(x), *network.output_shape), self.weights.dtype)
-        for start in range(0, len(x), n):
-            batch = np.array(x[start : start + n], self.weights.dtype)
-            if self.scaling is not None:
-                self.scaling.apply(batch)
-            y[start : start + n] = network.outputs(batch)
+        y = np.empty((len(features), *network.output_shape), self.weights.dtype)
+        with np.errstate(all="ignore"):  # what comes of it is looked at
+            for start in range(0, len(features), n):
+                batch = self._batch(features[start : start + n])
+                y[start : start + n] = network.logits(batch) if logits else network.outputs(batch)
+        finite = np.isfinite(y)
+        if not finite.all():
+            row = np.argwhere(~finite)[0][0]
+            given = f"{y[row].tolist()} for row {row}"
+            raise InputError("features for which the outputs are finite", given, "compare that row with others", "x")
         return y
 
+    def _features(self, x: Any) -> Matrix:
+        """Return ``x``, as users pass it, with the columns of the training."""
+        features, columns = as_features(x, "x")
+        features = in_order(features, columns, self.columns, "x")
+        self._check_shape(features, "x")
+        dtype = self.weights.dtype
+        exact = dtype if self.scaling is None else np.dtype(np.float64)
+        check_numbers(features, np.arange(len(features)), dtype, "x", exact=exact, columns=self.columns or columns)
+        return features
+
+    def _batch(self, x: np.ndarray) -> np.ndarray:
+        """Return some rows as the network takes them."""
+        batch = np.empty(x.shape, self.weights.dtype)
+        if self.scaling is not None:
+            return self.scaling.apply(x, batch)
+        batch[...] = x
+        return batch
+
     def evaluate(self, rows: Rows) -> dict[str, Any]:
-        """Return the mean loss and, for classifiers, the accuracy over ``rows``: the bits that training reports."""
+        """Return the mean loss and, for classifiers, the accuracy over ``rows``: the bits that training reports.
+
+        Raises
+        ------
+        InputError
+            Where the rows do not fit the model, or the loss is not finite.
+        """
+        rows = rows.in_order(self.columns)
         self._check_shape(rows.x, rows.where)
         network, loss = self.network()
         evaluator = Evaluator(network, loss, self.recipe.row_limit)
         n_shards = self.recipe.shards or 1
-        tallies = np.array(
-            [evaluator.tally(self._shard(rows, loss, network, share(len(rows), n_shards, i))) for i in range(n_shards)]
-        )
-        return metrics(total(tallies), loss)
+        shards = (self._shard(rows, loss, network, share(len(rows), n_shards, i)) for i in range(n_shards))
+        with np.errstate(all="ignore"):  # what comes of it is looked at
+            values = metrics(total(np.array([evaluator.tally(shard) for shard in shards])), loss)
+        if not math.isfinite(values["loss"]):
+            given = f"a loss of {values['loss']}"
+            raise InputError("rows for which the loss is finite", given, "look at their largest numbers", rows.where)
+        return values
 
     def _shard(self, rows: Rows, loss: Loss, network: Sequential, places: range) -> Shard:
-        shard = make_shard(rows, np.arange(places.start, places.stop), loss, network)
-        if self.scaling is not None:
-            shard.scale(self.scaling)
+        is_scaled = self.scaling is not None
+        shard = make_shard(rows, np.arange(places.start, places.stop), loss, network, is_scaled=is_scaled)
+        shard.prepare(self.scaling)
         return shard
 
-    def _check_shape(self, x: np.ndarray, where: str) -> None:
+    def _check_shape(self, x: Matrix, where: str) -> None:
         if x.shape[1:] != self.input_shape:
             given = f"rows of shape {x.shape[1:]}"
             raise InputError(f"rows of shape {self.input_shape}", given, "reshape the features", where)
@@ -118,6 +178,8 @@ class Model:
             "recipe": json.dumps(self.recipe.dump()),
             "input_shape": json.dumps(self.input_shape),
             "arithmetic": json.dumps([own.model_dump() for own in self.arithmetic]),
+            "columns": json.dumps(self.columns),
+            "has_flat_targets": json.dumps(self.has_flat_targets),
         }
         write_bytes(path, save({name: np.ascontiguousarray(t) for name, t in tensors.items()}, metadata))
 
@@ -148,9 +210,11 @@ class Model:
             recipe = Recipe.parse(json.loads(metadata["recipe"]), str(file))
             input_shape = tuple(int(n) for n in json.loads(metadata["input_shape"]))
             arithmetic = tuple(map(Arithmetic.model_validate, json.loads(metadata.get("arithmetic", "[]"))))
+            columns = _columns(metadata, input_shape)
+            has_flat_targets = json.loads(metadata.get("has_flat_targets", "false")) is True
         except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise InputError(
-                "a recipe and an input shape in the metadata", repr(error), "save it again", str(file)
+                "a recipe, an input shape and names of columns in the metadata", repr(error), "save it again", str(file)
             ) from None
         layout = recipe.network().build(input_shape, np.dtype(recipe.dtype))
         if layout.size > 2 * file.stat().st_size:  # before memory is taken for it
@@ -162,18 +226,38 @@ class Model:
                 given = f"{tensors[name].dtype}{tensors[name].shape}" if name in tensors else "none"
                 raise InputError(f"a tensor {name} of {layout.dtype}{view.shape}", given, "save it again", str(file))
             view[...] = tensors[name]
-        scaling = Scaling(tensors["scaling.shift"], tensors["scaling.factor"]) if "scaling.shift" in tensors else None
-        return Model(recipe, input_shape, weights, scaling, arithmetic)
+        scaling = _scaling(tensors, input_shape, file) if recipe.data.scaling != "none" else None
+        return Model(recipe, input_shape, weights, scaling, arithmetic, columns, has_flat_targets)
 
 
-def make_shard(rows: Rows, places: np.ndarray, loss: Loss, network: Sequential) -> Shard:
+def _scaling(tensors: dict[str, np.ndarray], input_shape: tuple[int, ...], file: Path) -> Scaling:
+    """Return the scaling among the ``tensors`` of a file; raise InputError where there is none for such rows."""
+    names = ("scaling.shift", "scaling.factor")
+    found = [tensors[name] for name in names if name in tensors]
+    if len(found) < 2 or any(array.dtype.kind != "f" or array.shape != input_shape for array in found):
+        given = ", ".join(f"{array.dtype}{array.shape}" for array in found) or "none"
+        raise InputError(f"{' and '.join(names)} of shape {input_shape}", given, "save the model again", str(file))
+    return Scaling(*(array.astype(np.float64) for array in found))
+
+
+def _columns(metadata: dict[str, str], input_shape: tuple[int, ...]) -> Columns | None:
+    """Return the names of the columns in the metadata of a file; raise ValueError where they do not fit."""
+    names = json.loads(metadata.get("columns", "null"))
+    if names is None:
+        return None
+    if not isinstance(names, list) or (len(names),) != input_shape or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"columns {names!r:.80} for rows of shape {input_shape}")
+    return columns_of(names, "columns")
+
+
+def make_shard(rows: Rows, places: np.ndarray, loss: Loss, network: Sequential, *, is_scaled: bool = False) -> Shard:
     """Return the shard of ``rows`` at these places, its targets checked against ``loss`` and ``network``."""
     index, numbers = rows.index(places), rows.numbers(places)
     y = np.asarray(rows.y[index])
-    check_finite(rows.y, index, f"{rows.where}, targets", numbers)
     n_out, dtype = network.output_shape[0], network.layout.dtype
+    check_numbers(rows.y, index, dtype, f"{rows.where}, targets", numbers=numbers)
     try:
         targets = loss.targets(y, n_out, dtype, numbers)
     except InputError as error:
         raise error.at(rows.where) from None
-    return Shard(rows, places, targets, dtype)
+    return Shard(rows, places, targets, dtype, is_scaled=is_scaled)

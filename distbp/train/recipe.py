@@ -9,10 +9,19 @@ import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    ValidationError,
+)
 
 from distbp.errors import InputError
-from distbp.nn import LAYERS, LOSSES, CategoricalCrossEntropy, Layer, Loss, Sequential
+from distbp.nn import LAYERS, LOSSES, CategoricalCrossEntropy, Layer, Loss, Sequential, check_distinct
 from distbp.optim import OPTIMIZERS, SCHEDULES, Adam, Constant, Optimizer, Schedule
 from distbp.train.mode import MODES, Mode, Synchronous
 
@@ -93,6 +102,14 @@ def _layers(value: object) -> object:
     return value.layers if isinstance(value, Sequential) else value
 
 
+def _distinct(layers: list[Layer]) -> list[Layer]:
+    try:
+        check_distinct(layers)
+    except InputError as error:
+        raise _MisfitError(error) from None
+    return layers
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
@@ -126,6 +143,7 @@ class Recipe(_Part):
     model: Annotated[
         list[NamedLayer],
         BeforeValidator(_layers),
+        AfterValidator(_distinct),
         Field(min_length=1, description="layers from input to output"),
     ]
     loss: NamedLoss = Field(default_factory=CategoricalCrossEntropy)

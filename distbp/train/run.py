@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from distbp.data import Dataset, Partition, Scaling, minmax, places_of_shards, standard
+from distbp.data import Dataset, Partition, Rows, Scaling, column_name, minmax, places_of_shards, precarious, standard
 from distbp.data.shard import Shard
 from distbp.errors import InputError, StoppedError, TrainingError
 from distbp.kernels import require
@@ -29,9 +29,9 @@ from distbp.train.recipe import Recipe
 from distbp.train.state import WEIGHTS, Copy, State, vector_names
 from distbp.train.stopping import Stopper
 from distbp.train.tree import total
-from distbp.train.worker import Worker
+from distbp.train.worker import Worker, is_finite
 
-_SCALING_ROWS = 1024
+_SCALING_ROWS, _SCALING_BLOCK = 1024, 1 << 20
 
 
 @dataclass
@@ -140,13 +140,13 @@ class Run:
         leader = 0 if recipe.is_synchronous else group.n_workers
         self.pace = Pace(self.protection, group.brake, leads=group.worker == leader)
         self.fault = Fault.parse(self.protection.faults[0]) if self.protection.faults else None
-        with threadpool_limits(recipe.blas_threads, "blas"):
+        self.columns, self.has_flat_targets = dataset.train.columns, dataset.train.y.ndim == 1
+        with threadpool_limits(recipe.blas_threads, "blas"), np.errstate(all="ignore"):
             self.arithmetic = self._common_arithmetic(() if state is None else state.arithmetic)
-            self.scaling = self._fit_scaling(shards["train"], len(dataset.train))
+            self.scaling = self._fit_scaling(shards["train"], dataset.train)
             for part in shards.values():
                 for shard in part.values():
-                    if self.scaling is not None:
-                        shard.scale(self.scaling)
+                    shard.prepare(self.scaling)
             if self.exchange.leads_machine:
                 if state is None:
                     self.network.initialise(self.exchange.weights, recipe.seed)
@@ -250,7 +250,7 @@ class Run:
 
     def train(self, watcher: Watcher | None = None) -> Outcome:
         """Train to the end; return the outcome, the same on every worker."""
-        with threadpool_limits(self.recipe.blas_threads, "blas"):
+        with threadpool_limits(self.recipe.blas_threads, "blas"), np.errstate(all="ignore"):  # looked at step by step
             if self.recipe.is_synchronous:
                 watcher = watcher if self.group.worker == 0 else None
                 with watched(watcher, self.n_steps, self.recipe.epochs):
@@ -377,8 +377,22 @@ class Run:
 
     def _outcome(self, history: list[dict[str, Any]], staleness: dict[str, Any] | None = None) -> Outcome:
         self._pass("end", history[-1]["step"])
-        weights = self.weights.copy()
-        model = Model(self.recipe, self.network.input_shape, weights, self.scaling, self.arithmetic)
+        if not is_finite(self.weights):  # after the last step: the one after it would have told
+            error = TrainingError(
+                f"expected finite weights; those after the last step, {history[-1]['step'] - 1}, are not; "
+                "lower the learning rate, set clip_norm, or check the data"
+            )
+            error.agreed = True
+            raise error
+        model = Model(
+            self.recipe,
+            self.network.input_shape,
+            self.weights.copy(),
+            self.scaling,
+            self.arithmetic,
+            self.columns,
+            self.has_flat_targets,
+        )
         return Outcome(
             model=model,
             weights_sha256=model.sha256,
@@ -397,39 +411,70 @@ class Run:
 
     def _own_shards(self, dataset: Dataset, worker: int) -> dict[str, dict[int, Shard]]:
         """Return the rows of this worker's shards, by part and shard."""
-        own = self.plan.shards(worker)
+        own, is_scaled = self.plan.shards(worker), self.recipe.data.scaling != "none"
         return {
             part: {
-                shard: make_shard(dataset.parts[part], places, self.loss, self.network)
+                shard: make_shard(dataset.parts[part], places, self.loss, self.network, is_scaled=is_scaled)
                 for shard, places in zip(own, shard_places, strict=True)
             }
             for part, shard_places in places_of_shards(dataset, self.partition, own).items()
         }
 
-    def _fit_scaling(self, shards: dict[int, Shard], n_rows: int) -> Scaling | None:
+    def _fit_scaling(self, shards: dict[int, Shard], rows: Rows) -> Scaling | None:
         """Fit the scaling on all training rows: sums over shards, along the tree."""
         kind, shape = self.recipe.data.scaling, self.network.input_shape
         if kind == "none":
+            self._check_rounding(shards, rows)
             return None
-        blocks = {i: range(0, len(shard), _SCALING_ROWS) for i, shard in shards.items()}
+        low, high = self._bounds(shards)
+        if kind == "standard":
+            sums = total(self._over_rows(shards, np.sum, lambda x: x)).reshape(shape)
+            mean = sums / len(rows)
+            squares = total(self._over_rows(shards, np.sum, lambda x: (x - mean) ** 2)).reshape(shape)
+        with self.group.agreement():
+            return minmax(low, high) if kind == "minmax" else standard(len(rows), sums, squares, low < high)
 
-        def over_rows(reduce: Any, f: Any) -> np.ndarray:
-            """Return ``reduce`` over the rows x of each shard, of f(x): (n_own_shards, n_features)."""
-            values = []
-            for i, s in shards.items():
-                values.append(reduce([reduce(f(s.features(k, k + _SCALING_ROWS)), axis=0) for k in blocks[i]], axis=0))
-                self.phases.lap("forward")
-            return np.array(values).reshape(len(shards), math.prod(shape))
+    def _check_rounding(self, shards: dict[int, Shard], rows: Rows) -> None:
+        """Raise InputError where a feature is rounded to the type of the network, and its content lies in what is lost.
 
-        dtype = np.dtype(self.recipe.dtype)
-        if kind == "minmax":
-            low = self.exchange.allgather(over_rows(np.min, lambda x: x)).min(axis=0)
-            high = self.exchange.allgather(over_rows(np.max, lambda x: x)).max(axis=0)
-            return minmax(low.reshape(shape), high.reshape(shape), dtype)
-        sums = total(self.exchange.allgather(over_rows(np.sum, lambda x: x))).reshape(shape)
-        mean = sums / n_rows
-        squares = total(self.exchange.allgather(over_rows(np.sum, lambda x: (x - mean) ** 2))).reshape(shape)
-        return standard(n_rows, sums, squares, dtype)
+        Integers were looked at one by one; those that came as float64, as beside a column of measurements, were not.
+        """
+        dtype = self.network.layout.dtype
+        if rows.x.dtype.kind != "f" or rows.x.dtype.itemsize <= dtype.itemsize:
+            return
+        low, high = self._bounds(shards)
+        narrow, large = precarious(low, high, dtype)
+        if (narrow | large).any():
+            is_rounded = self._over_rows(shards, np.max, lambda x: x.astype(dtype) != x).any(axis=0)
+            has_fraction = self._over_rows(shards, np.max, lambda x: np.rint(x) != x).any(axis=0)
+            bad = is_rounded.reshape(low.shape) & (narrow | large & ~has_fraction.reshape(low.shape))
+            with self.group.agreement():
+                if bad.any():
+                    column = int(np.argmax(bad))
+                    span = f"numbers from {low.flat[column]!s} to {high.flat[column]!s}"
+                    raise InputError(
+                        f"features that differ also in {dtype}",
+                        f"{column_name(column, rows.columns)} of {span}",
+                        "set scaling: standard, which is computed in float64, or dtype: float64",
+                        rows.where,
+                    )
+
+    def _bounds(self, shards: dict[int, Shard]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the least and the largest value of each feature over all training rows."""
+        low = self._over_rows(shards, np.min, lambda x: x).min(axis=0)
+        high = self._over_rows(shards, np.max, lambda x: x).max(axis=0)
+        return low.reshape(self.network.input_shape), high.reshape(self.network.input_shape)
+
+    def _over_rows(self, shards: dict[int, Shard], reduce: Any, f: Any) -> np.ndarray:
+        """Return ``reduce`` over the rows x of each shard of all workers, of f(x): (n_shards, n_features)."""
+        n_features = math.prod(self.network.input_shape)
+        n_block = max(1, min(_SCALING_ROWS, _SCALING_BLOCK // n_features))
+        values = []
+        for shard in shards.values():
+            starts = range(0, len(shard), n_block)
+            values.append(reduce([reduce(f(shard.features(k, k + n_block)), axis=0) for k in starts], axis=0))
+            self.phases.lap("forward")
+        return self.exchange.allgather(np.array(values).reshape(len(shards), n_features))
 
 
 def _require_fit(state: State, plan: Plan, where: str) -> None:

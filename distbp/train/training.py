@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from distbp.data import Dataset, load, split
+from distbp.data import Dataset, load, same_source, split
 from distbp.errors import DifferenceError, InputError, LostError, TrainingError
 from distbp.train.arithmetic import require_same
 from distbp.train.exchange import Group, Watcher
@@ -98,9 +98,13 @@ def with_validation(dataset: Dataset, recipe: Recipe) -> Dataset:
     if asked is None:
         return dataset
     if isinstance(asked, str):
+        if same_source(asked, recipe.data.source):
+            given, remedy = f"{asked}, the source of the training rows", "take a fraction of them, as in 0.1"
+            raise InputError("rows of their own for validation", given, remedy, "recipe: data.validation")
         return Dataset(dataset.train, load(asked).train, dataset.test)
     if not 0.0 < asked < 1.0:
-        raise InputError("a fraction in (0, 1), or a source", str(asked), "change it", "recipe: data.validation")
+        remedy = "write for example 0.1"
+        raise InputError("a fraction in (0, 1), or a source", str(asked), remedy, "recipe: data.validation")
     if len(dataset.train) < 2:
         raise InputError("at least 2 rows, to split them", "1", "give more rows", dataset.train.where)
     train, validation = split(len(dataset.train), asked, recipe.seed)

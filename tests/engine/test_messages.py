@@ -72,6 +72,8 @@ def test_every_worker_is_sent_the_rows_of_its_shards_and_no_others(n_rows, n_tes
             for own in places:
                 expected = make_shard(dataset.parts[part], own, loss, network)
                 found = make_shard(held.parts[part], own, loss, network)
+                expected.prepare(None)
+                found.prepare(None)
                 np.testing.assert_array_equal(found.x, expected.x)
                 np.testing.assert_array_equal(found.targets, expected.targets)
     assert n_sent == {part: len(rows) for part, rows in dataset.parts.items()}

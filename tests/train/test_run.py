@@ -230,7 +230,7 @@ def test_classes_and_regression_learn(digits):
         [nn.Dense(32), nn.Tanh(), nn.Dense(1)], loss="squared_error", optimizer=optim.Adam(0.01), epochs=100, shards=2
     )
     assert t.fit(x, y).metrics["train"]["loss"] < 0.002
-    assert t.predict(x).shape == (400, 1)
+    assert t.predict(x).shape == (400,)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,74 @@
+"""Columns by name: those of a data frame keep their names, and are put in order by them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+
+import numpy as np
+
+from distbp.data.sparse import Matrix, SparseRows
+from distbp.errors import InputError
+
+Columns = tuple[str, ...]
+
+_NAMED = 5
+
+
+def columns_of(names: Iterable[object], where: str) -> Columns | None:
+    """Return the names of the columns; None where they are not all strings. Raise InputError where one comes twice."""
+    given = tuple(names)
+    if not all(isinstance(name, str) for name in given):
+        return None
+    columns = tuple(str(name) for name in given)
+    twice = sorted({name for name in columns if columns.count(name) > 1}) if len(set(columns)) < len(columns) else []
+    if twice:
+        raise InputError("columns of different names", f"{list_of(twice)} more than once", "rename them", where)
+    return columns
+
+
+def column_name(column: int, columns: Columns | None) -> str:
+    """Return what messages call a column."""
+    return f"column {column}" if columns is None else f"column {column} ({columns[column]!r})"
+
+
+def list_of(names: Iterable[str]) -> str:
+    """Return the first of ``names``, and how many more there are, for a message."""
+    named = list(names)
+    more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    return ", ".join(map(repr, named[:_NAMED])) + more
+
+
+def in_order(x: Matrix, columns: Columns | None, wanted: Columns | None, where: str) -> Matrix:
+    """Return ``x``, whose columns have the names ``columns``, with the columns ``wanted``, in that order.
+
+    Where one of the two has no names, the columns are taken by position; with a warning where ``x`` lacks them.
+
+    Raises
+    ------
+    InputError
+        Names those that are missing or that nobody asked for.
+    """
+    if wanted is None or columns == wanted:
+        return x
+    if columns is None:
+        warnings.warn(
+            f"{where}: the columns have no names, but the model was trained on {list_of(wanted)}; "
+            "they are taken by position",
+            stacklevel=2,
+        )
+        return x
+    missing = [name for name in wanted if name not in set(columns)]
+    additional = [name for name in columns if name not in set(wanted)]
+    if missing or additional:
+        parts = {"without": missing, "with": additional}
+        given = " and ".join(f"{how} {list_of(names)}" for how, names in parts.items() if names)
+        raise InputError(
+            f"the {len(wanted)} columns of the training",
+            f"a table {given}",
+            "give the same columns, in any order",
+            where,
+        )
+    place = {name: i for i, name in enumerate(columns)}
+    order = np.array([place[name] for name in wanted])
+    return x.in_order(order) if isinstance(x, SparseRows) else x[:, order]

@@ -1,0 +1,78 @@
+"""Rows of which only the entries other than zero are stored (CSR); they are made dense when they are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class SparseRows:
+    """A sparse matrix (n, n_columns), read like an array: ``x[places]`` are dense rows.
+
+    Parameters
+    ----------
+    data, indices:
+        The stored entries and their columns, row after row; no column twice in a row.
+    indptr:
+        The entries of row i are those from ``indptr[i]`` to ``indptr[i + 1]`` (n + 1,).
+    """
+
+    data: np.ndarray
+    indices: np.ndarray
+    indptr: np.ndarray
+    n_columns: int
+
+    @classmethod
+    def of(cls, matrix: Any) -> SparseRows:
+        """Return the rows of ``matrix``, of any format of SciPy."""
+        csr = matrix.tocsr()
+        if not csr.has_canonical_format:  # an entry that is stored twice is the sum of both
+            csr = csr.copy()
+            csr.sum_duplicates()
+        return cls(csr.data, csr.indices, csr.indptr.astype(np.int64), csr.shape[1])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self), self.n_columns
+
+    @property
+    def ndim(self) -> int:
+        return 2
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.data.dtype
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    def __getitem__(self, places: np.ndarray | slice) -> np.ndarray:
+        """Return the rows at ``places`` as a dense array (n_places, n_columns)."""
+        taken = self.take(np.arange(len(self))[places])
+        dense = np.zeros(taken.shape, self.dtype)
+        dense[np.repeat(np.arange(len(taken)), np.diff(taken.indptr)), taken.indices] = taken.data
+        return dense
+
+    def take(self, places: np.ndarray) -> SparseRows:
+        """Return the rows at ``places`` alone."""
+        starts, counts = self.indptr[places], np.diff(self.indptr)[places]
+        indptr = np.concatenate([[0], np.cumsum(counts)])
+        entries = np.arange(indptr[-1]) + np.repeat(starts - indptr[:-1], counts)
+        return SparseRows(self.data[entries], self.indices[entries], indptr, self.n_columns)
+
+    def in_order(self, order: np.ndarray) -> SparseRows:
+        """Return the rows with their columns in this ``order``."""
+        new = np.empty(self.n_columns, self.indices.dtype)
+        new[order] = np.arange(self.n_columns)
+        return replace(self, indices=new[self.indices])
+
+    def position(self, entry: int) -> tuple[int, int]:
+        """Return row and column of a stored entry."""
+        return int(np.searchsorted(self.indptr, entry, "right")) - 1, int(self.indices[entry])
+
+
+Matrix = np.ndarray | SparseRows
+"""Features as they lie in memory or in a file."""
