@@ -27,6 +27,10 @@ class Scaling:
         """Write the rows ``x`` (n, ...), of any type, scaled into ``out``, of the type of the network."""
         return np.multiply(np.subtract(x, self.shift, dtype=np.float64), self.factor, out=out, casting="same_kind")
 
+    def of_columns(self, columns: np.ndarray) -> Scaling:
+        """Return the scaling of these ``columns`` of flattened rows."""
+        return Scaling(self.shift.reshape(-1)[columns], self.factor.reshape(-1)[columns])
+
 
 def standard(n: int, total: np.ndarray, squares: np.ndarray, varies: np.ndarray) -> Scaling:
     """Return the scaling to zero mean and unit variance; a feature that does not vary becomes 0.

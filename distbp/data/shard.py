@@ -1,4 +1,4 @@
-"""The rows that one shard holds, ready for the network."""
+"""Features of some rows, ready for the network, and those of one shard with their targets."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from distbp.data.sparse import Matrix, SparseRows
 _BLOCK_ROWS = 1024
 
 
-class Shard:
-    """Some rows of a part of the dataset, in the dtype of the network.
+class Features:
+    """The features of some rows of a part of the dataset, in the dtype of the network.
 
     Features in memory are copied once; those of a memory map or a sparse matrix are read when they are needed, batch by
     batch. The bits are the same.
@@ -23,9 +23,7 @@ class Shard:
     rows:
         The whole part.
     places:
-        Of the rows of this shard in that part.
-    targets:
-        The targets of these rows, as the loss takes them.
+        Of these rows in that part.
     dtype:
         Of the features.
     is_scaled:
@@ -37,15 +35,12 @@ class Shard:
         Where a feature is none that the network can take; names row and column.
     """
 
-    def __init__(
-        self, rows: Rows, places: np.ndarray, targets: np.ndarray, dtype: np.dtype, *, is_scaled: bool = False
-    ) -> None:
+    def __init__(self, rows: Rows, places: np.ndarray, dtype: np.dtype, *, is_scaled: bool = False) -> None:
         self.index = rows.index(places)
         self.numbers, self.where = rows.numbers(places), rows.where  # as the user counts them
         exact = np.dtype(np.float64) if is_scaled else dtype
         check_numbers(rows.x, self.index, dtype, rows.where, exact=exact, numbers=self.numbers, columns=rows.columns)
         self.dtype = dtype
-        self.targets = targets
         self.scaling: Scaling | None = None
         self.source: Matrix | None = rows.x
         self.x: np.ndarray | None = None
@@ -53,34 +48,71 @@ class Shard:
     def __len__(self) -> int:
         return len(self.index)
 
-    def features(self, start: int, stop: int) -> np.ndarray:
+    def raw(self, start: int, stop: int) -> np.ndarray:
         """Return the features at the places start..stop-1 as they were given, in float64; only before ``prepare``."""
         assert self.source is not None
         return np.asarray(self.source[self.index[start:stop]], np.float64)
 
-    def prepare(self, scaling: Scaling | None) -> None:
-        """Scale the features, in memory now, else whenever they are read."""
+    def prepare(self, scaling: Scaling | None, *, at_once: bool = True) -> None:
+        """Scale the features: those in memory now, if that is to be done ``at_once``, else whenever they are read."""
         self.scaling = scaling
         assert self.source is not None
-        if isinstance(self.source, (np.memmap, SparseRows)):
+        if not at_once or isinstance(self.source, (np.memmap, SparseRows)):
             return
         x = np.empty((len(self), *self.source.shape[1:]), self.dtype)
         for start in range(0, len(self), _BLOCK_ROWS):
             self._read(slice(start, start + _BLOCK_ROWS), x[start : start + _BLOCK_ROWS])
         self.x, self.source = x, None
 
-    def _read(self, places: np.ndarray | slice, x: np.ndarray) -> None:
-        assert self.source is not None
-        raw = self.source[self.index[places]]
-        if self.scaling is None:
-            x[...] = raw
-        else:
-            self.scaling.apply(raw, x)
-
-    def gather(self, places: np.ndarray, x: np.ndarray, t: np.ndarray) -> None:
-        """Write the features and targets at ``places`` of this shard into ``x`` and ``t``."""
-        self.targets.take(places, 0, t, "clip")
+    def read(self, places: np.ndarray, x: np.ndarray) -> None:
+        """Write the features at ``places`` of these rows into ``x``."""
         if self.x is None:
             self._read(places, x)
         else:
             self.x.take(places, 0, x, "clip")
+
+    def _read(self, places: np.ndarray | slice, x: np.ndarray) -> None:
+        source, index = self.source, self.index[places]
+        assert source is not None
+        if self.scaling is not None:
+            self.scaling.apply(source[index], x)
+        elif isinstance(source, np.ndarray) and source.dtype == x.dtype:
+            source.take(index, 0, x, "clip")
+        else:
+            x[...] = source[index]
+
+    def columns(self, columns: np.ndarray) -> np.ndarray:
+        """Return these ``columns`` of the features, the rows flattened (n, n_columns)."""
+        if self.x is not None:
+            return self.x.reshape(len(self), -1)[:, columns]
+        assert self.source is not None
+        if isinstance(self.source, SparseRows):
+            starts = range(0, len(self), _BLOCK_ROWS)
+            blocks = [self.source[self.index[start : start + _BLOCK_ROWS]][:, columns] for start in starts]
+            raw = np.concatenate(blocks)
+        else:
+            raw = self.source.reshape(len(self.source), -1)[self.index[:, None], columns]
+        if self.scaling is None:
+            return raw.astype(self.dtype)
+        return self.scaling.of_columns(columns).apply(raw, np.empty(raw.shape, self.dtype))
+
+
+class Shard(Features):
+    """The rows of one shard.
+
+    Parameters
+    ----------
+    targets:
+        The targets of these rows, as the loss takes them.
+    """
+
+    def __init__(
+        self, rows: Rows, places: np.ndarray, targets: np.ndarray, dtype: np.dtype, *, is_scaled: bool = False
+    ) -> None:
+        super().__init__(rows, places, dtype, is_scaled=is_scaled)
+        self.targets = targets
+
+    def gather(self, places: np.ndarray, x: np.ndarray, t: np.ndarray) -> None:
+        """Write the features and targets at ``places`` of this shard into ``x`` and ``t``."""
+        self.targets.take(places, 0, t, "clip")
+        self.read(places, x)

@@ -19,6 +19,7 @@ from distbp.nn.gradient_check import check_layer, check_loss
 from distbp.nn.initialisers import INITIALISERS
 from distbp.nn.layer import LAYERS, Layer
 from distbp.nn.losses import LOSSES, BinaryCrossEntropy, CategoricalCrossEntropy, Loss, SquaredError
+from distbp.nn.row_blocks import RowBlocks
 from distbp.nn.sequential import Gradient, Sequential, check_distinct
 from distbp.nn.vector import Layout, Parameter, aligned_zeros
 
@@ -41,6 +42,7 @@ __all__ = [
     "Loss",
     "Parameter",
     "ReLU",
+    "RowBlocks",
     "Sequential",
     "SiLU",
     "Sigmoid",

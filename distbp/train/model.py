@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import math
 from dataclasses import dataclass
@@ -13,13 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from distbp.data import Columns, Matrix, Rows, Scaling, as_features, check_numbers, columns_of, in_order, share
-from distbp.data.shard import Shard
+from distbp.data.shard import Features, Shard
 from distbp.errors import InputError
 from distbp.nn import Loss, Sequential, aligned_zeros
 from distbp.train.arithmetic import Arithmetic
-from distbp.train.evaluator import Evaluator, evaluation_rows, metrics
+from distbp.train.evaluator import Evaluator, metrics
 from distbp.train.files import write_bytes
 from distbp.train.recipe import Recipe
+from distbp.train.threads import blas_threads
 from distbp.train.tree import total
 
 FORMAT = "distbp model 1"
@@ -55,14 +58,18 @@ class Model:
     columns: Columns | None = None
     has_flat_targets: bool = False
 
-    def network(self) -> tuple[Sequential, Loss]:
-        """Return the network, built and bound to the weights for evaluation, and its loss."""
+    @functools.cached_property
+    def _evaluator(self) -> Evaluator:
+        """Evaluates the network, which is built and bound once."""
         network, loss = self.recipe.network(), self.recipe.loss_function()
         network.build(self.input_shape, self.weights.dtype)
         network.fuse(loss)
-        network.bind(self.weights, evaluation_rows(self.recipe.row_limit), backward=False)
-        network.settle()
-        return network, loss
+        evaluator = Evaluator(network, loss, self.recipe.row_limit)
+        network.bind(self.weights, evaluator.n_rows, backward=False)
+        return evaluator
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @property
     def sha256(self) -> str:
@@ -102,13 +109,8 @@ class Model:
     def _compute(self, x: Any, *, logits: bool = False) -> np.ndarray:
         """Return the outputs for the rows ``x``, or what the loss takes (n, n_out)."""
         features = self._features(x)
-        network, _ = self.network()
-        n = evaluation_rows(self.recipe.row_limit)
-        y = np.empty((len(features), *network.output_shape), self.weights.dtype)
-        with np.errstate(all="ignore"):  # what comes of it is looked at
-            for start in range(0, len(features), n):
-                batch = self._batch(features[start : start + n])
-                y[start : start + n] = network.logits(batch) if logits else network.outputs(batch)
+        with blas_threads(self.recipe.blas_threads), np.errstate(all="ignore"):  # what comes of it is looked at
+            y = self._evaluator.outputs(features, logits=logits)
         finite = np.isfinite(y)
         if not finite.all():
             row = np.argwhere(~finite)[0][0]
@@ -116,23 +118,15 @@ class Model:
             raise InputError("features for which the outputs are finite", given, "compare that row with others", "x")
         return y
 
-    def _features(self, x: Any) -> Matrix:
-        """Return ``x``, as users pass it, with the columns of the training."""
-        features, columns = as_features(x, "x")
-        features = in_order(features, columns, self.columns, "x")
-        self._check_shape(features, "x")
-        dtype = self.weights.dtype
-        exact = dtype if self.scaling is None else np.dtype(np.float64)
-        check_numbers(features, np.arange(len(features)), dtype, "x", exact=exact, columns=self.columns or columns)
+    def _features(self, x: Any) -> Features:
+        """Return ``x``, as users pass it, with the columns of the training, as the network takes it."""
+        matrix, columns = as_features(x, "x")
+        matrix = in_order(matrix, columns, self.columns, "x")
+        self._check_shape(matrix, "x")
+        rows = Rows(matrix, np.zeros(len(matrix)), "x", columns=self.columns or columns)
+        features = Features(rows, np.arange(len(matrix)), self.weights.dtype, is_scaled=self.scaling is not None)
+        features.prepare(self.scaling, at_once=False)
         return features
-
-    def _batch(self, x: np.ndarray) -> np.ndarray:
-        """Return some rows as the network takes them."""
-        batch = np.empty(x.shape, self.weights.dtype)
-        if self.scaling is not None:
-            return self.scaling.apply(x, batch)
-        batch[...] = x
-        return batch
 
     def evaluate(self, rows: Rows) -> dict[str, Any]:
         """Return the mean loss and, for classifiers, the accuracy over ``rows``: the bits that training reports.
@@ -144,11 +138,10 @@ class Model:
         """
         rows = rows.in_order(self.columns)
         self._check_shape(rows.x, rows.where)
-        network, loss = self.network()
-        evaluator = Evaluator(network, loss, self.recipe.row_limit)
+        evaluator, loss = self._evaluator, self._evaluator.loss
         n_shards = self.recipe.shards or 1
-        shards = (self._shard(rows, loss, network, share(len(rows), n_shards, i)) for i in range(n_shards))
-        with np.errstate(all="ignore"):  # what comes of it is looked at
+        shards = (self._shard(rows, loss, evaluator.network, share(len(rows), n_shards, i)) for i in range(n_shards))
+        with blas_threads(self.recipe.blas_threads), np.errstate(all="ignore"):  # what comes of it is looked at
             values = metrics(total(np.array([evaluator.tally(shard) for shard in shards])), loss)
         if not math.isfinite(values["loss"]):
             given = f"a loss of {values['loss']}"

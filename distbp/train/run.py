@@ -472,7 +472,7 @@ class Run:
         values = []
         for shard in shards.values():
             starts = range(0, len(shard), n_block)
-            values.append(reduce([reduce(f(shard.features(k, k + n_block)), axis=0) for k in starts], axis=0))
+            values.append(reduce([reduce(f(shard.raw(k, k + n_block)), axis=0) for k in starts], axis=0))
             self.phases.lap("forward")
         return self.exchange.allgather(np.array(values).reshape(len(shards), n_features))
 

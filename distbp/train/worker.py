@@ -13,7 +13,7 @@ import numpy as np
 from distbp.data import Partition
 from distbp.data.shard import Shard
 from distbp.nn import Gradient, Loss, Sequential, aligned_zeros
-from distbp.train.evaluator import TALLY, Evaluator, evaluation_rows
+from distbp.train.evaluator import TALLY, Evaluator
 from distbp.train.phases import Phases
 from distbp.train.tree import Node, children
 
@@ -62,8 +62,8 @@ class Worker:
         self.shards = shards
         self.step_rows = min(partition.microbatch_rows(), row_limit or partition.microbatch_rows())
         layout = network.layout
-        network.bind(weights, max(self.step_rows, evaluation_rows(row_limit)))
         self.evaluator = Evaluator(network, loss, row_limit, at_least=self.step_rows, phases=phases)
+        network.bind(weights, self.evaluator.n_rows)
         self.x, self.t = self.evaluator.x, self.evaluator.t
         self.partials = [(node, network.gradient(vector)) for node, vector in zip(nodes, partials, strict=True)]
         n_pieces = -(-partition.microbatch_rows() // self.step_rows)
