@@ -25,7 +25,7 @@ from distbp.cli.audience import Audience
 from distbp.cli.output import Output, next_folder, unfinished
 from distbp.cli.progress import PlainConsole, ProgressDisplay
 from distbp.cli.recipe_file import read_recipe
-from distbp.data import Dataset, load, name_of
+from distbp.data import Rows, load, name_of, same_source
 from distbp.data.sources import read_npy
 from distbp.engine import CALLS, ENGINES, choose, connect
 from distbp.engine.mpi import import_mpi
@@ -242,8 +242,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Print loss and accuracy of a trained model as JSON."""
-    model, dataset = Model.load(folder), load(data)
-    print(json.dumps(model.evaluate(_part(dataset, part))))
+    model = Model.load(folder)
+    print(json.dumps(model.evaluate(_part(model, data, part))))
 
 
 @app.command()
@@ -261,7 +261,7 @@ def predict(
     """Write the outputs of a trained model for each row, (rows, outputs)."""
     _require_writable(out)
     model = Model.load(folder)
-    x = read_npy(Path(data)) if Path(data).suffix == ".npy" else _part(load(data), part).x
+    x = read_npy(Path(data)) if Path(data).suffix == ".npy" else _part(model, data, part).x
     y = model.predict_classes(x) if classes else model.predict(x)
     content = io.BytesIO()
     if out.suffix == ".npy":
@@ -292,7 +292,11 @@ def _unwritable(given: str) -> InputError:
     return InputError("a file that can be written", given, "choose another with --out", "output")
 
 
-def _part(dataset: Dataset, part: str | None) -> Any:
+def _part(model: Model, data: str, part: str | None) -> Rows:
+    """Return the rows of a part of ``data``; say so where these are rows that the model has seen."""
+    dataset, source = load(data), model.recipe.data.source
+    if part is None and "test" not in dataset.parts and source != "arrays" and same_source(data, source):
+        warnings.warn(f"{data} has no test part: these are the rows that the model was trained on", stacklevel=2)
     name = part or ("test" if "test" in dataset.parts else "train")
     if name not in dataset.parts:
         given = f"{part!r}"
