@@ -119,7 +119,9 @@ class Trainer:
         fraction, held_out = None, _pair(test, "test", train)
         if isinstance(validation, Real) and not isinstance(validation, bool) and 0.0 < validation < 1.0:
             fraction, validation = float(validation), None
-        dataset = Dataset(train, _pair(validation, "validation", train, "a fraction in (0, 1), or "), held_out)
+        dataset = Dataset(
+            train, _pair(validation, "validation", train, ("a fraction in (0, 1), or ", "validation=0.1 or ")), held_out
+        )
         data = self.recipe.data.model_copy(update={"validation": fraction})
         training = Training(self.recipe.model_copy(update={"data": data}), dataset, protection=Protection())
         outcome = self.engine.perform(training, watcher)
@@ -155,14 +157,17 @@ class Trainer:
         return trainer
 
 
-def _pair(given: Any, name: str, train: Rows, before: str = "") -> Rows | None:
-    """Return the rows in the pair (x, y), with their columns in the order of the training; None for None."""
+def _pair(given: Any, name: str, train: Rows, also: tuple[str, str] = ("", "")) -> Rows | None:
+    """Return the rows in the pair (x, y), with their columns in the order of the training; None for None.
+
+    ``also`` is what else may be given, in the words of a message and of its remedy.
+    """
     if given is None:
         return None
     if not isinstance(given, (tuple, list)) or len(given) != 2:
         is_short = isinstance(given, (str, Real))
         size = f" of {len(given)}" if isinstance(given, (tuple, list)) else ""
         shown = repr(given) if is_short else f"a {type(given).__name__}{size}"
-        raise InputError(f"{before}a pair (x, y)", shown, f"write {name}=(x, y)", name)
+        raise InputError(f"{also[0]}a pair (x, y)", shown, f"write {also[1]}{name}=(x, y)", name)
     x, y = given
     return as_rows(x, y, name).in_order(train.columns)

@@ -13,8 +13,7 @@ def evaluate(folder: Folder, data: Data, part: Part = None) -> None:
     choose_kernels_of_model(folder)  # before anything loads NumPy
 
     from distbp.cli.rows import rows_of
-    from distbp.data import load
     from distbp.train import Model
 
-    model, dataset = Model.load(folder), load(data)
-    print(json.dumps(model.evaluate(rows_of(dataset, part))))
+    model = Model.load(folder)
+    print(json.dumps(model.evaluate(rows_of(model, data, part))))

@@ -29,14 +29,13 @@ def predict(
     import numpy as np
 
     from distbp.cli.rows import rows_of
-    from distbp.data import load
     from distbp.data.sources import read_npy
     from distbp.train import Model
     from distbp.train.files import write_bytes
 
     _require_writable(out)
     model = Model.load(folder)
-    x = read_npy(Path(data)) if Path(data).suffix == ".npy" else rows_of(load(data), part).x
+    x = read_npy(Path(data)) if Path(data).suffix == ".npy" else rows_of(model, data, part).x
     y = model.predict_classes(x) if classes else model.predict(x)
     content = io.BytesIO()
     if out.suffix == ".npy":

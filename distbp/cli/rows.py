@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from distbp.data import Dataset, Rows
+import warnings
+
+from distbp.data import Rows, load, same_source
 from distbp.errors import InputError
+from distbp.train import Model
 
 
-def rows_of(dataset: Dataset, part: str | None) -> Rows:
-    """Return the ``part`` of ``dataset``, by default test, if there is one, else train."""
+def rows_of(model: Model, data: str, part: str | None) -> Rows:
+    """Return a part of ``data``, by default test, if there is one, else train.
+
+    A warning says so if these are rows that the model was trained on.
+    """
+    dataset, source = load(data), model.recipe.data.source
+    if part is None and "test" not in dataset.parts and source != "arrays" and same_source(data, source):
+        warnings.warn(f"{data} has no test part: these are the rows that the model was trained on", stacklevel=2)
     name = part or ("test" if "test" in dataset.parts else "train")
     if name not in dataset.parts:
         given = f"{part!r}"

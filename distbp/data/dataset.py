@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,6 +11,8 @@ from distbp.data.columns import Columns, in_order
 from distbp.data.numbers import check_kind
 from distbp.data.sparse import Matrix, SparseRows
 from distbp.errors import InputError
+
+_SAMPLED = 64  # rows of a part whose numbers are compared between workers
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,16 @@ class Dataset:
         """The parts that exist, by name."""
         all_parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: rows for name, rows in all_parts.items() if rows is not None}
+
+    def digest(self) -> str:
+        """Return what tells these rows from others: a hash of the shapes, and of some rows of each part."""
+        digest = hashlib.sha256()
+        for name, rows in self.parts.items():
+            places = rows.index(np.unique(np.linspace(0, len(rows) - 1, _SAMPLED).astype(np.int64)))
+            digest.update(f"{name} {len(rows)} {rows.x.shape} {rows.x.dtype} {rows.y.shape} {rows.y.dtype}".encode())
+            for array in (rows.x[places], rows.y[places]):
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     def __post_init__(self) -> None:
         for name, rows in self.parts.items():

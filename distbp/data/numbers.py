@@ -18,7 +18,7 @@ EXACT = 2**53
 _BLOCK = 1 << 22  # entries looked at together
 _BLOCK_ROWS = 8192
 _TEXT = "number them, as with np.unique(..., return_inverse=True), or make a column of 0 and 1 for each value"
-_REMEDIES = {
+REMEDIES = {
     "c": "give real and imaginary parts as columns of their own",
     "M": "turn dates into numbers, such as days since the first one",
     "m": "turn time spans into numbers, as with dividing by np.timedelta64(1, 's')",
@@ -27,12 +27,13 @@ _REMEDIES = {
     "S": _TEXT,
     "T": _TEXT,
 }
+"""What to do with an array that holds no numbers, by the kind of its type."""
 
 
 def check_kind(dtype: np.dtype[Any], name: str, where: str) -> None:
     """Raise InputError where the type of the array that is called ``name`` is none of numbers."""
     if dtype.kind not in "biuf":
-        remedy = _REMEDIES.get(dtype.kind, "convert it to numbers")
+        remedy = REMEDIES.get(dtype.kind, "convert it to numbers")
         raise InputError(f"numbers in {name}", f"dtype {dtype}", remedy, where)
 
 

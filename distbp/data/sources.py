@@ -19,6 +19,7 @@ from distbp.memory import available_bytes
 _EMBEDDED = Path(__file__).parent / "digits" / "digits.npz"
 _IDX_PREFIXES = {"train": "train", "test": "t10k"}
 _PARTS = {"train": "", "validation": "_validation", "test": "_test"}
+_MISNAMED = ("_train", "_val", "_valid", "_dev", "_eval")
 _BROKEN = (
     OSError,
     ValueError,
@@ -121,10 +122,21 @@ def _from_arrays(arrays: dict[str, np.ndarray], path: Path) -> Dataset:
             raise InputError(
                 "arrays x and y", f"{sorted(arrays) or 'nothing'}", "save them under these names", str(path)
             )
+    for suffix in (*_PARTS.values(), *_MISNAMED):  # what would be left out without a word
+        found = [f"{name}{suffix}" for name in "xy" if f"{name}{suffix}" in arrays]
+        if found and suffix in _MISNAMED:
+            raise InputError(
+                "x and y, x_validation and y_validation, x_test and y_test",
+                f"{found[0]}",
+                "rename it, or keep it elsewhere",
+                str(path),
+            )
+        if len(found) == 1:
+            raise InputError(f"x{suffix} and y{suffix}", f"{found[0]} alone", "add the other one", str(path))
     parts = {
         part: as_rows(arrays[f"x{suffix}"], arrays[f"y{suffix}"], f"{path}, {part}")
         for part, suffix in _PARTS.items()
-        if f"x{suffix}" in arrays and f"y{suffix}" in arrays
+        if f"x{suffix}" in arrays
     }
     return Dataset(**parts)
 

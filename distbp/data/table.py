@@ -15,7 +15,7 @@ import numpy as np
 
 from distbp.data.columns import Columns, column_name, columns_of
 from distbp.data.dataset import Rows, check_features
-from distbp.data.numbers import EXACT, check_kind, inexact
+from distbp.data.numbers import EXACT, REMEDIES, check_kind, inexact
 from distbp.data.sparse import Matrix, SparseRows
 from distbp.errors import InputError
 
@@ -47,7 +47,7 @@ def as_features(x: Any, where: str = "arrays") -> tuple[Matrix, Columns | None]:
     """
     names = _names(x)
     columns = None if names is None else columns_of(names, where)
-    if names and all(str(dtype).startswith("Sparse[") for dtype in getattr(x, "dtypes", [None])):
+    if names and hasattr(x, "sparse") and all(dtype.fill_value == 0 for dtype in x.dtypes):
         x = x.sparse.to_coo()
     if _is_sparse(x) and len(x.shape) == 2:
         check_kind(np.dtype(x.dtype), "x", where)
@@ -105,7 +105,10 @@ def _of_list(given: list[Any] | tuple[Any, ...], name: str, where: str) -> np.nd
         return np.ma.asarray(given)
     try:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # a masked number becomes NaN
-            return np.asarray(given)
+            array = np.asarray(given)
+        if array.dtype.kind == "f" and np.any(np.abs(array) > EXACT):  # there may have been integers among them
+            return np.asarray(given, object)
+        return array
     except ValueError as error:
         sizes = [np.size(row) if hasattr(row, "__len__") else None for row in given if not isinstance(row, str)]
         odd = next((i for i, size in enumerate(sizes) if size != sizes[0]), None)
@@ -162,7 +165,7 @@ def _of_objects(array: np.ndarray, name: str, where: str) -> np.ndarray:
         if value is None or type(value).__name__ in ("NAType", "NaTType"):
             raise InputError(f"a number at every place of {name}", f"a missing value in {at}", _FILL, where)
         given = f"{value!r:.40} ({type(value).__name__}) in {at}"
-        raise InputError(f"numbers in {name}", given, _CONVERT, where)
+        raise InputError(f"numbers in {name}", given, REMEDIES["U"] if isinstance(value, str) else _CONVERT, where)
     found = np.array(values)
     if found.dtype.kind not in "biuf":  # large integers, decimal numbers, fractions
         try:

@@ -65,6 +65,9 @@ class MachineGroup(Group):
                 return theirs.at(_of_one(theirs.where, self.names[worker]))
         return None
 
+    def first(self, text: str) -> str:
+        return self.allgather_text(text)[0]
+
     def exchange(self, plan: Plan, layout: Layout, phases: Phases, copied: Sequence[str] = ()) -> Exchange:
         machine = plan.machine(self.worker)
         workers = plan.workers(machine)

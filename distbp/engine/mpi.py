@@ -173,9 +173,6 @@ class MpiGroup(MachineGroup):
             return self.has_ulfm and bool(self.comm.Is_revoked() or self.comm.Get_failed().Get_size())
         return kind in self.failures
 
-    def first(self, text: str) -> str:
-        return self.allgather_text(text)[0]
-
     def allgather_text(self, text: str) -> list[str]:
         """Return the texts of all workers."""
         with self.losses("between two steps"):

@@ -146,7 +146,8 @@ class CategoricalCrossEntropy(Loss):
     def targets(self, y: np.ndarray, n_out: int, dtype: np.dtype, numbers: np.ndarray | None = None) -> np.ndarray:
         if y.ndim == 2 and y.shape[1] > 1:
             y = _from_one_hot(y, n_out, numbers)
-        t = y.reshape(len(y)).astype(np.intp)
+        with np.errstate(invalid="ignore"):  # what is too large is refused below
+            t = y.reshape(len(y)).astype(np.intp)
         bad = (t < 0) | (t >= n_out) | (t != y.reshape(len(y)))
         if bad.any():
             row = int(np.argmax(bad))

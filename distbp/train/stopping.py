@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from distbp.errors import TrainingError
 from distbp.train.recipe import EarlyStopping
 
 
@@ -23,6 +25,13 @@ class Stopper:
             return False
         rule = self.rule or EarlyStopping()
         value = record["validation"][rule.metric]
+        if self.rule is not None and not math.isfinite(value):
+            error = TrainingError(
+                f"expected a finite validation loss, to stop early by; that of epoch {record['epoch']} is {value}; "
+                "lower the learning rate, or look for very large numbers in the validation rows"
+            )
+            error.agreed = True
+            raise error
         value = -value if rule.metric == "accuracy" else value
         if value < self.best - rule.min_delta:
             self.best, self.n_worse = value, 0

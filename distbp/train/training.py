@@ -50,6 +50,8 @@ class Training:
                 if dataset is None:
                     with group.agreement():
                         dataset = self.rows()
+                    if self.is_whole:
+                        _require_same(dataset, group)
                 run = Run(self.recipe, dataset, group, protection, state)
                 if state is not None and not self.accepts_other_arithmetic:
                     with group.agreement():
@@ -80,6 +82,16 @@ class Training:
         """Return the rows, with the validation part that the recipe asks for."""
         dataset = load(self.recipe.data.source) if self.dataset is None else self.dataset
         return with_validation(dataset, self.recipe) if self.is_whole else dataset
+
+
+def _require_same(dataset: Dataset, group: Group) -> None:
+    """Raise InputError on all workers where one of them has other rows than the first: each reads or makes its own."""
+    digest = dataset.digest()
+    first = group.first(digest)
+    with group.agreement():
+        if digest != first:
+            remedy = "read the same rows in the same order everywhere, and draw random ones with a seed"
+            raise InputError("the same rows on all workers", "other rows than on worker 0", remedy, dataset.train.where)
 
 
 def twice(lost: DifferenceError) -> TrainingError:

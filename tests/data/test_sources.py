@@ -131,3 +131,35 @@ def test_digits_are_there():
     assert dataset.train.x.shape == (1438, 64)
     assert dataset.test.x.shape == (359, 64)
     assert set(dataset.test.y.tolist()) == set(range(10))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"x_test": 2}, "x_test and y_test; given x_test alone"),
+        ({"y_validation": 2}, "x_validation and y_validation; given y_validation alone"),
+        ({"x_val": 2, "y_val": 2}, "x_validation and y_validation, .*; given x_val; rename it"),
+        ({"y_train": 2}, "given y_train; rename it"),
+    ],
+)
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_a_part_that_would_be_left_out_is_named(tmp_path, more, message, is_folder):
+    arrays = {"x": np.zeros((6, 2)), "y": np.zeros(6)} | {name: np.zeros((n, 2)) for name, n in more.items()}
+    for name, array in arrays.items() if is_folder else ():
+        np.save(tmp_path / f"{name}.npy", array)
+    if not is_folder:
+        np.savez(tmp_path / "d.npz", **arrays)
+    with pytest.raises(InputError, match=message):
+        load(str(tmp_path if is_folder else tmp_path / "d.npz"))
+
+
+def test_what_else_lies_in_a_folder_does_no_harm(tmp_path):
+    for name in ("x", "y", "y_pred", "x_mean"):
+        np.save(tmp_path / f"{name}.npy", np.zeros((6, 2)))
+    assert len(load(str(tmp_path)).train) == 6
+
+
+def test_arrays_of_a_file_are_looked_at_like_those_of_a_program(tmp_path):
+    np.savez(tmp_path / "d.npz", x=np.zeros((6, 2), complex), y=np.zeros(6))
+    with pytest.raises(InputError, match=r"d.npz, train: expected numbers in x; .*real and imaginary"):
+        load(str(tmp_path / "d.npz"))

@@ -172,3 +172,19 @@ def test_missing_mpi_is_said_with_the_line_that_installs_it(tmp_path):
     done = distbp("train", "--workers", 2, status=2, env=environment)
     assert "pip install 'distbp[mpi]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_workers_that_hold_other_rows_are_refused(tmp_path):
+    """Each draws its own, without a seed."""
+    (tmp_path / "script.py").write_text(
+        "import numpy as np\n"
+        "from distbp import Trainer, nn\n"
+        "x = np.random.default_rng().standard_normal((60, 3))\n"
+        "Trainer([nn.Dense(2)], epochs=1, shards=2).fit(x, (x[:, 0] > 0).astype(int))\n"
+    )
+    done = subprocess.run(
+        ["mpirun", "-n", "2", "--oversubscribe", sys.executable, tmp_path / "script.py"],
+        check=False, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "expected the same rows on all workers; given other rows than on worker 0" in done.stderr
