@@ -70,6 +70,12 @@ class DifferenceError(LostError):
     """The machines see different weights: nobody is lost, but what they have since the last copy is wrong."""
 
 
+class FitInterrupt(KeyboardInterrupt):
+    """``Trainer.fit`` was interrupted; the trainer has the weights of the last whole epoch, and can go on."""
+
+    agreed = True
+
+
 class StoppedError(DistbpError):
     """Training was asked to stop before its end, and has; a checkpoint says where.
 
@@ -77,7 +83,16 @@ class StoppedError(DistbpError):
     ----------
     signal:
         What asked for it; 0 for the time limit of the run.
+
+    Attributes
+    ----------
+    state, model:
+        Of a run that is interruptible: its state, to go on from, and the model after the last whole epoch, if there
+        was one.
     """
+
+    state: Any = None
+    model: Any = None
 
     def __init__(self, message: str, signal: int = 0) -> None:
         super().__init__(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from numbers import Real
 from pathlib import Path
@@ -11,11 +12,16 @@ import numpy as np
 
 from distbp.data import Dataset, Rows, as_rows
 from distbp.engine import connect
-from distbp.errors import InputError
+from distbp.errors import FitInterrupt, InputError, StoppedError
 from distbp.nn import Layer, Sequential
 from distbp.train import Model, Outcome, Recipe, Training, Watcher
-from distbp.train.pace import Protection
+from distbp.train.audience import Audience
+from distbp.train.checkpoint import Checkpoints
+from distbp.train.files import Hold
+from distbp.train.pace import Protection, stopped_by_signals, stopping_signals
+from distbp.train.state import State
 
+_CHECKPOINT_MINUTES, _N_CHECKPOINTS = 10.0, 3
 Pair = tuple[Any, Any]
 
 
@@ -37,6 +43,11 @@ class Trainer:
     **recipe:
         Everything else that a recipe has: loss, optimizer, schedule, batch_size, epochs, seed, shards, clip_norm,
         early_stopping, dtype, ..., as objects or as a recipe has them; ``scaling`` stands for ``data.scaling``.
+
+    Attributes
+    ----------
+    history:
+        A record of each epoch of the last ``fit``: its losses, metrics, learning rate and times.
 
     Raises
     ------
@@ -70,7 +81,9 @@ class Trainer:
         data = {"source": "arrays", "scaling": recipe.pop("scaling", "none")}
         self.recipe = Recipe.parse({"data": data, "model": layers} | recipe, "Trainer")
         self.engine = connect(engine, workers, None, deadline_s, address, cpus_per_worker, trust_network=trust_network)
+        self.history: list[dict[str, Any]] = []
         self._model: Model | None = None
+        self._state: State | None = None  # of a run that was interrupted
 
     @property
     def worker(self) -> int:
@@ -92,6 +105,8 @@ class Trainer:
         validation: Pair | float | None = None,
         test: Pair | None = None,
         watcher: Watcher | None = None,
+        checkpoint: str | Path | None = None,
+        resume: bool = False,
     ) -> Outcome:
         """Train on the rows ``x`` (n, ...) with the targets ``y`` (n,) or (n, k); all workers call it with all rows.
 
@@ -106,6 +121,11 @@ class Trainer:
             Rows and targets that are evaluated at the end.
         watcher:
             Is told of steps, epochs and recoveries, on worker 0.
+        checkpoint:
+            A folder for checkpoints: one every ten minutes, and one when training is interrupted.
+        resume:
+            Go on with the run that was interrupted or, in another process, from the newest checkpoint; begin where
+            there is none. Rows and options must be those of the run.
 
         Raises
         ------
@@ -114,6 +134,9 @@ class Trainer:
         TrainingError
             Where the loss is not finite, or a worker is lost and the others cannot go on without it: they can on Ray,
             and under ``mpirun --with-ft ulfm``.
+        KeyboardInterrupt
+            After Ctrl-C, or with ``checkpoint`` another signal that asks for an end. The trainer has the weights of the
+            last whole epoch then, and ``history``; ``fit(..., resume=True)`` goes on, to the same bits.
         """
         train = as_rows(x, y)
         fraction, held_out = None, _pair(test, "test", train)
@@ -123,10 +146,70 @@ class Trainer:
             train, _pair(validation, "validation", train, ("a fraction in (0, 1), or ", "validation=0.1 or ")), held_out
         )
         data = self.recipe.data.model_copy(update={"validation": fraction})
-        training = Training(self.recipe.model_copy(update={"data": data}), dataset, protection=Protection())
-        outcome = self.engine.perform(training, watcher)
-        self._model = outcome.model
+        recipe = self.recipe.model_copy(update={"data": data})
+        files = None if checkpoint is None else _Files(Path(checkpoint))
+        with self.engine.agreement():
+            state = self._state_of_before(recipe, files) if resume else None
+        minutes = None if files is None else _CHECKPOINT_MINUTES
+        protection = Protection(checkpoint_minutes=minutes, is_interruptible=True)
+        return self._train(Training(recipe, dataset, protection=protection, state=state), watcher, files)
+
+    def _train(self, training: Training, watcher: Watcher | None, files: _Files | None) -> Outcome:
+        """Train, and take what comes of it; raise FitInterrupt if training is interrupted."""
+        engine = self.engine
+        engine.brake.signal = 0
+        audience = Audience(engine.brake, *(told for told in (files, watcher) if told is not None))
+        signals = [signal.SIGINT] if files is None else stopping_signals()
+
+        def settle() -> None:
+            if files is not None:
+                audience.attempt(files.checkpoints.wait)
+            if audience.error is not None:
+                raise audience.error
+
+        try:
+            if files is not None:
+                with engine.agreement():
+                    if self.worker == 0:
+                        files.take()
+            with stopped_by_signals(engine.brake, signals):
+                outcome = engine.perform(training, audience)
+            engine.conclude(settle)
+        except StoppedError as stopped:
+            engine.conclude(settle)
+            self._state, self.history = stopped.state, stopped.state.history
+            raise self._interrupt(stopped, training.recipe.epochs) from None
+        finally:
+            if files is not None:
+                files.hold.let_go()
+        self._state, self._model, self.history = None, outcome.model, outcome.history
         return outcome
+
+    def _interrupt(self, stopped: StoppedError, n_epochs: int) -> FitInterrupt:
+        """Return what to raise where training was ``stopped``; take the model that it hands over."""
+        if stopped.model is not None:
+            self._model = stopped.model
+        n_whole = len(self.history)
+        has = f"the trainer has the weights of epoch {n_whole} of {n_epochs}" if n_whole else "no epoch was whole"
+        return FitInterrupt(f"{stopped}; {has}; go on with fit(..., resume=True)")
+
+    def _state_of_before(self, recipe: Recipe, files: _Files | None) -> State | None:
+        """Return the state of the run of ``recipe`` that was interrupted; None where there is nothing but a folder."""
+        if self._state is not None:
+            return self._state
+        if files is None:
+            given = "none in this process, and no folder of checkpoints"
+            raise InputError("a run that was interrupted", given, "leave out resume", "fit")
+        if not files.checkpoints.paths():
+            return None
+        found, state, _ = files.checkpoints.newest()
+        wanted = recipe.model_copy(update={"shards": recipe.shards or found.shards}).dump()
+        if differing := sorted(key for key, value in found.dump().items() if wanted.get(key) != value):
+            given = f"another {', '.join(differing)}"
+            raise InputError(
+                "the options of the run that goes on", given, "set them as they were, or leave out resume", "fit"
+            )
+        return state
 
     def evaluate(self, x: Any, y: Any) -> dict[str, Any]:
         """Return the mean loss and, for classifiers, the accuracy on the rows ``x`` with the targets ``y``."""
@@ -154,7 +237,33 @@ class Trainer:
         model = Model.load(Path(path))
         trainer = cls.__new__(cls)
         trainer.recipe, trainer.engine, trainer._model = model.recipe, connect(engine), model
+        trainer.history, trainer._state = [], None
         return trainer
+
+
+class _Files(Watcher):
+    """The checkpoints of ``fit``, in a folder; a watcher."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.checkpoints, self.hold = folder, Checkpoints(folder, _N_CHECKPOINTS), Hold()
+
+    def take(self) -> None:
+        """Take the folder; raise InputError where it cannot be written to, or another process trains there."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            is_ours = self.hold.take(self.folder)
+        except OSError as error:
+            given = f"{self.folder} ({error.strerror})"
+            raise InputError("a folder that can be written", given, "choose another", "checkpoint") from None
+        if not is_ours:
+            given = f"{self.folder}, where another process is training"
+            raise InputError("a folder that no run writes to", given, "let it end, or end it", "checkpoint")
+
+    def checkpoint(self, state: State, recipe: Recipe, *, is_best: bool) -> None:
+        if is_best:
+            self.checkpoints.remember(state, recipe)
+        else:
+            self.checkpoints.write(state, recipe)
 
 
 def _pair(given: Any, name: str, train: Rows, also: tuple[str, str] = ("", "")) -> Rows | None:

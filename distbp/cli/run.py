@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from distbp.cli.audience import Audience
 from distbp.cli.output import Output, next_folder, unfinished
 from distbp.cli.progress import ProgressDisplay
 from distbp.engine.mpirun import has_terminal, is_first_rank
 from distbp.errors import InputError, StoppedError, TrainingError
 from distbp.train import Engine, Outcome, Recipe, Training
+from distbp.train.audience import Audience
 from distbp.train.checkpoint import Checkpoints
-from distbp.train.pace import Brake, stopping_signals
+from distbp.train.pace import stopped_by_signals, stopping_signals
 from distbp.train.state import State
 
 
@@ -69,7 +63,7 @@ def train_to_the_end(training: Training, engine: Engine, output: Output) -> None
 
     try:
         try:
-            with _brake(engine.brake):
+            with stopped_by_signals(engine.brake, stopping_signals()):
                 outcome = engine.perform(training, audience)
         except StoppedError as error:
             engine.conclude(settle)
@@ -86,30 +80,6 @@ def train_to_the_end(training: Training, engine: Engine, output: Output) -> None
     finally:
         if engine.worker == 0:
             output.abandon()
-
-
-@contextmanager
-def _brake(brake: Brake) -> Iterator[None]:
-    """Let signals pull ``brake`` while there is a run that heeds it; a second one, and all others, do as before."""
-
-    def pull(number: int, frame: FrameType | None) -> None:
-        if brake.is_manned and not brake.signal:
-            brake.pull(number)
-        elif callable(before[number]):
-            before[number](number, frame)
-        else:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-
-    before: dict[int, Any] = {}
-    for number in stopping_signals():
-        before[number] = signal.getsignal(number)
-        signal.signal(number, pull)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _print_outcome(console: Console, outcome: Outcome, folder: Path) -> None:

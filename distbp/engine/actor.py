@@ -25,7 +25,7 @@ import numpy as np
 from distbp.engine.arena import AbandonedError, Arena
 from distbp.engine.group import MachineGroup, machine_identity
 from distbp.engine.machines import Link, MachineExchange, Messages
-from distbp.engine.messages import pack, pack_checkpoint, pack_error, pack_result, unpack, unpack_job
+from distbp.engine.messages import pack, pack_checkpoint, pack_ending, pack_result, unpack, unpack_job
 from distbp.engine.push_pull import ActorPushPull, Desk
 from distbp.errors import DifferenceError, DistbpError, LostError
 from distbp.nn import Layout
@@ -104,7 +104,7 @@ class RayWorker:
             result = group.perform(unpack_job(job, rows), self.recorder)
             end = pack({}) + (pack_result(result) if group.worker == 0 else b"")
         except DistbpError as error:
-            end = pack({"error": pack_error(error)})
+            end = pack_ending(error)
         except LostError as lost:  # the driver finds out who died, and says so
             self.loss = str(lost)
             end = pack({"lost": self.loss, "is_difference": isinstance(lost, DifferenceError)})

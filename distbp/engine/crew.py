@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 from distbp.engine.actor import RayWorker, versions
 from distbp.engine.carriers import Carrier, Graph, PlainCalls
 from distbp.engine.group import GUARDED
-from distbp.engine.messages import pack, pack_job, pack_rows, unpack_checkpoint, unpack_error, unpack_result
-from distbp.errors import DifferenceError, DistbpError, InputError, LostError, TrainingError
+from distbp.engine.messages import pack, pack_job, pack_rows, unpack_checkpoint, unpack_ending, unpack_result
+from distbp.errors import DifferenceError, DistbpError, InputError, LostError, StoppedError, TrainingError
 from distbp.train import Training, Watcher
 from distbp.train.exchange import Job
 from distbp.train.pace import GROW, Brake
@@ -209,6 +209,9 @@ class Crew:
             when = "before the first step" if done < 0 else f"after step {done}"
             error.who = f"{error.who} {when}" + (f" ({self.told})" if self.told else "")
             raise
+        except StoppedError as stopped:
+            stopped.state = listener.kept
+            raise
         finally:
             listener.close()
 
@@ -357,7 +360,7 @@ class Crew:
         if "lost" in header:
             raise self._lost(LostError(header["lost"]))
         if "error" in header:
-            raise unpack_error(header["error"])
+            raise unpack_ending(end)
         if "traceback" in header:
             raise TrainingError(
                 f"expected worker {self.names[worker]} to go on; it raised an exception after step {header['step']}, "

@@ -132,13 +132,8 @@ def pack_result(result: Any) -> bytes:
     if not isinstance(result, Outcome):
         return pack({"figures": result})
     header = {field.name: getattr(result, field.name) for field in dataclasses.fields(result) if field.name != "model"}
-    model, arrays = result.model, {"weights": result.model.weights}
-    if model.scaling is not None:
-        arrays |= {"shift": model.scaling.shift, "factor": model.scaling.factor}
-    arithmetic = [own.model_dump() for own in model.arithmetic]
-    about = {name: getattr(model, name) for name in ("input_shape", "columns", "has_flat_targets")}
-    about |= {"recipe": model.recipe.dump(), "arithmetic": arithmetic}
-    return pack({"outcome": header} | about, arrays)
+    about, arrays = _of_model(result.model)
+    return pack({"outcome": header, "model": about}, arrays)
 
 
 def unpack_result(message: bytes) -> Any:
@@ -146,19 +141,49 @@ def unpack_result(message: bytes) -> Any:
     header, arrays = unpack(message)
     if "figures" in header:
         return header["figures"]
+    return Outcome(model=_model(header["model"], arrays), **header["outcome"])
+
+
+def pack_ending(error: DistbpError) -> bytes:
+    """Return ``error``, which ended a job, with the model that an interrupted run hands over."""
+    header: dict[str, Any] = {"error": pack_error(error)}
+    arrays: dict[str, np.ndarray] = {}
+    if isinstance(error, StoppedError) and error.model is not None:
+        header["model"], arrays = _of_model(error.model)
+    return pack(header, arrays)
+
+
+def unpack_ending(message: bytes) -> DistbpError:
+    """Return what ``pack_ending`` was given."""
+    header, arrays = unpack(message)
+    error = unpack_error(header["error"])
+    if isinstance(error, StoppedError) and "model" in header:
+        error.model = _model(header["model"], arrays)
+    return error
+
+
+def _of_model(model: Model) -> tuple[Any, dict[str, np.ndarray]]:
+    """Return what JSON has of ``model``, and its arrays."""
+    arrays = {"weights": model.weights}
+    if model.scaling is not None:
+        arrays |= {"shift": model.scaling.shift, "factor": model.scaling.factor}
+    about = {name: getattr(model, name) for name in ("input_shape", "columns", "has_flat_targets")}
+    arithmetic = [own.model_dump() for own in model.arithmetic]
+    return about | {"recipe": model.recipe.dump(), "arithmetic": arithmetic}, arrays
+
+
+def _model(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
     weights = aligned_zeros(len(arrays["weights"]), arrays["weights"].dtype)
     weights[...] = arrays["weights"]
-    scaling = Scaling(arrays["shift"], arrays["factor"]) if "shift" in arrays else None
-    model = Model(
-        Recipe.parse(header["recipe"]),
-        tuple(header["input_shape"]),
+    return Model(
+        Recipe.parse(about["recipe"]),
+        tuple(about["input_shape"]),
         weights,
-        scaling,
-        tuple(map(Arithmetic.model_validate, header["arithmetic"])),
-        _columns(header["columns"]),
-        header["has_flat_targets"],
+        Scaling(arrays["shift"], arrays["factor"]) if "shift" in arrays else None,
+        tuple(map(Arithmetic.model_validate, about["arithmetic"])),
+        _columns(about["columns"]),
+        about["has_flat_targets"],
     )
-    return Outcome(model=model, **header["outcome"])
 
 
 def _columns(names: list[str] | None) -> Columns | None:

@@ -233,6 +233,7 @@ class ParameterServer:
     def _close_epoch(self, watcher: Watcher | None) -> None:
         epoch = self.unseen.pop(0)
         self.history.append(epoch.record)
+        self.run.hold_epoch(epoch.weights)
         if watcher:
             watcher.epoch(epoch.record)
         if self.stopper.is_best(epoch.record):

@@ -192,8 +192,8 @@ class Job(Protocol[T]):
         """Do this worker's share; ``watcher`` is told how it goes, by one worker only."""
 
 
-class Watcher(Protocol):
-    """Somebody who is told how training goes."""
+class Watcher:
+    """Somebody who is told how training goes: a base class whose hooks do nothing."""
 
     def begin(self, n_steps: int, n_epochs: int) -> None:
         """Training starts; it will take that many steps and epochs, if it does not stop early."""

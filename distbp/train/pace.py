@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
+import threading
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
+from typing import Any
 
 NOTHING, CHECKPOINT, STOP, BAD = range(4)
 """What a worker tells the others at a step; the highest counts. BAD + shard: the loss of that shard is not finite."""
@@ -35,6 +41,8 @@ class Protection:
         How long a run may train before it writes a checkpoint and stops.
     copy_steps:
         How often the workers copy the state in memory, to go on from where one of them is lost.
+    is_interruptible:
+        Whether a run that is stopped hands over its state, and the model after the last whole epoch.
     faults:
         Faults on purpose, as ``Fault.parse`` has them: one after another, the next one after a recovery. For tests.
     """
@@ -43,6 +51,7 @@ class Protection:
     checkpoint_minutes: float | None = None
     max_minutes: float | None = None
     copy_steps: int = 16
+    is_interruptible: bool = False
     faults: tuple[str, ...] = ()
 
     @property
@@ -79,6 +88,34 @@ class Brake:
     def pull(self, signal: int) -> None:
         """Let the run stop because of ``signal``."""
         self.signal = signal
+
+
+@contextmanager
+def stopped_by_signals(brake: Brake, numbers: Iterable[int]) -> Iterator[None]:
+    """Let these signals pull ``brake`` while there is a run that heeds it; a second one, and all others, do as before.
+
+    Only the main thread can have it so; in others, nothing changes.
+    """
+
+    def pull(number: int, frame: FrameType | None) -> None:
+        if brake.is_manned and not brake.signal:
+            brake.pull(number)
+        elif callable(before[number]):
+            before[number](number, frame)
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in numbers:
+            before[number] = signal.getsignal(number)
+            signal.signal(number, pull)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Pace:

@@ -132,8 +132,8 @@ class Run:
             if state is not None:
                 _require_fit(state, self.plan, dataset.train.where)
         self.group, self.phases = group, Phases()
-        has_copies = protection is not None and recipe.is_synchronous and (protection.keeps or group.can_recover)
-        copied = vector_names(recipe) if has_copies else []
+        is_copied = protection is not None and (protection.keeps or protection.is_interruptible or group.can_recover)
+        copied = vector_names(recipe) if is_copied and recipe.is_synchronous else []
         with group.agreement():
             self.exchange = group.exchange(self.plan, layout, self.phases, copied)
         self.protection = protection or Protection()
@@ -182,6 +182,7 @@ class Run:
         self.n_copies = 0
         self.start, self.seconds, self.began = 0, 0.0, time.perf_counter()
         self.history: list[dict[str, Any]] = []
+        self.whole: Model | None = None  # after the last whole epoch
         self.server: ParameterServer | None = None
         if not recipe.is_synchronous:
             self.state = state
@@ -282,6 +283,7 @@ class Run:
                 elif (step + 1) % self.protection.copy_steps == 0 and self.group.can_recover:
                     self.copy(2 * step + 2)
             self.history.append(self._record(epoch, time.perf_counter() - self.began))
+            self.hold_epoch(self.weights)
             if watcher:
                 watcher.epoch(self.history[-1])
             if stopper.is_best(self.history[-1]):
@@ -326,7 +328,7 @@ class Run:
             return
         self.exchange.barrier()
         self._pass("checkpoint", moment // 2)
-        if watcher:
+        if watcher and (self.protection.keeps or not is_best):
             watcher.checkpoint(self._state(copy).detached(), self.recipe, is_best=is_best)
 
     def _state(self, copy: Copy) -> State:
@@ -347,12 +349,31 @@ class Run:
                 return state
         return None
 
+    def hold_epoch(self, weights: np.ndarray) -> None:
+        """Remember the model with these ``weights``, those after a whole epoch, if the run is interruptible."""
+        if self.protection.is_interruptible:
+            self.whole = self.model(weights)
+
+    def model(self, weights: np.ndarray) -> Model:
+        """Return the model with a copy of ``weights``."""
+        return Model(
+            self.recipe,
+            self.network.input_shape,
+            weights.copy(),
+            self.scaling,
+            self.arithmetic,
+            self.columns,
+            self.has_flat_targets,
+        )
+
     def stop(self, step: int) -> None:
         """Raise StoppedError after ``step``: on all workers, or on the parameter server."""
         signal = self.group.brake.signal
         cause = f"signal {signal}" if signal else "the time limit, or a signal to another worker"
         error = StoppedError(f"stopped after step {step} of {self.n_steps}, by {cause}", signal)
         error.agreed = True
+        if self.protection.is_interruptible:
+            error.state, error.model = self.rescued(), self.whole
         raise error
 
     def _record(self, epoch: int, seconds: float) -> dict[str, Any]:
@@ -384,15 +405,7 @@ class Run:
             )
             error.agreed = True
             raise error
-        model = Model(
-            self.recipe,
-            self.network.input_shape,
-            self.weights.copy(),
-            self.scaling,
-            self.arithmetic,
-            self.columns,
-            self.has_flat_targets,
-        )
+        model = self.model(self.weights)
         return Outcome(
             model=model,
             weights_sha256=model.sha256,

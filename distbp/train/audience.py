@@ -6,13 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from distbp.errors import TrainingError
-from distbp.train import Recipe, Watcher
+from distbp.train.exchange import Watcher
 from distbp.train.files import unwritten
 from distbp.train.pace import UNHEARD, Brake
+from distbp.train.recipe import Recipe
 from distbp.train.state import State
 
 
-class Audience:
+class Audience(Watcher):
     """Tells several watchers of a run; where one fails, the run stops after the present step, on all workers.
 
     So it leaves a checkpoint, where there is room for one.

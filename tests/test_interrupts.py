@@ -1,0 +1,193 @@
+"""Ctrl-C in ``fit``: the trainer has the weights of the last whole epoch, and goes on to the bits of a calm run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests_support import finish
+
+from distbp import InputError, Trainer, nn
+from distbp.train import Watcher
+
+OPTIONS = {"epochs": 6, "shards": 3, "batch_size": 50, "scaling": "standard", "seed": 2}
+
+
+def data():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((420, 8))
+    return x, (x[:, 0] * x[:, 1] > 0).astype(int)
+
+
+def trainer(**options):
+    return Trainer([nn.Dense(24), nn.ReLU(), nn.Dropout(0.1), nn.Dense(2), nn.Softmax()], **OPTIONS | options)
+
+
+class InterruptAt(Watcher):
+    """Sends this process a signal after a step, as Ctrl-C does."""
+
+    def __init__(self, step, number=signal.SIGINT, times=1):
+        self.at, self.number, self.times = step, number, times
+
+    def step(self, step):
+        if step >= self.at and self.times:
+            self.times -= 1
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture(scope="module")
+def calm():
+    """The outcome of the run that nothing happens to."""
+    return trainer().fit(*data(), validation=0.2)
+
+
+STEPS = 7  # an epoch: 336 rows
+
+
+@pytest.mark.parametrize("step", [STEPS, 2 * STEPS - 1, 3 * STEPS + 4])
+def test_the_trainer_has_the_last_whole_epoch_and_goes_on_to_the_bits_of_a_calm_run(calm, step):
+    x, y = data()
+    own = trainer()
+    with pytest.raises(KeyboardInterrupt, match=r"weights of epoch \d of 6; go on with fit\(..., resume=True\)"):
+        own.fit(x, y, validation=0.2, watcher=InterruptAt(step))
+    n_whole = len(own.history)
+    assert n_whole == (step + 2) // STEPS  # one more step is computed before all know
+    short = trainer(epochs=n_whole)
+    short.fit(x, y, validation=0.2)
+    np.testing.assert_array_equal(own.predict(x), short.predict(x))
+    outcome = own.fit(x, y, validation=0.2, resume=True)
+    assert outcome.weights_sha256 == calm.weights_sha256
+    assert [r["validation"] for r in own.history] == [r["validation"] for r in calm.history]
+
+
+def test_a_run_can_be_interrupted_again_and_again(calm):
+    x, y = data()
+    own = trainer()
+    for step in (10, 11, 25):
+        with pytest.raises(KeyboardInterrupt):
+            own.fit(x, y, validation=0.2, watcher=InterruptAt(step), resume=step > 10)
+    assert own.fit(x, y, validation=0.2, resume=True).weights_sha256 == calm.weights_sha256
+
+
+def test_in_the_first_epoch_there_are_no_weights_but_a_way_on(calm):
+    x, y = data()
+    own = trainer()
+    with pytest.raises(KeyboardInterrupt, match="no epoch was whole"):
+        own.fit(x, y, validation=0.2, watcher=InterruptAt(2))
+    with pytest.raises(InputError, match="call fit first"):
+        own.predict(x)
+    assert own.fit(x, y, validation=0.2, resume=True).weights_sha256 == calm.weights_sha256
+
+
+def test_early_stopping_goes_on_as_if_nothing_had_happened():
+    x, y = data()
+    options = {"early_stopping": {"patience": 3}, "epochs": 40}
+    expected = trainer(**options).fit(x, y, validation=0.2)
+    own = trainer(**options)
+    with pytest.raises(KeyboardInterrupt):
+        own.fit(x, y, validation=0.2, watcher=InterruptAt(2 * STEPS + 3))
+    outcome = own.fit(x, y, validation=0.2, resume=True)
+    assert (outcome.weights_sha256, outcome.epochs) == (expected.weights_sha256, expected.epochs)
+
+
+def test_after_fit_the_handler_of_before_is_back():
+    before = signal.getsignal(signal.SIGINT)
+    x, y = data()
+    own = trainer()
+    with pytest.raises(KeyboardInterrupt):
+        own.fit(x, y, watcher=InterruptAt(9))
+    assert signal.getsignal(signal.SIGINT) is before
+    own.fit(x, y)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_fit_that_is_not_resumed_begins_anew():
+    x, y = data()
+    own = trainer()
+    with pytest.raises(KeyboardInterrupt):
+        own.fit(x, y, watcher=InterruptAt(9))
+    assert own.fit(x, y).weights_sha256 == trainer().fit(x, y).weights_sha256
+    with pytest.raises(InputError, match="a run that was interrupted"):
+        own.fit(x, y, resume=True)
+
+
+def test_fit_in_another_thread_trains_and_leaves_signals_alone():
+    x, y = data()
+    found = []
+    thread = threading.Thread(target=lambda: found.append(trainer().fit(x, y).weights_sha256))
+    thread.start()
+    thread.join(60)
+    assert found == [trainer().fit(x, y).weights_sha256]
+
+
+def test_a_checkpoint_lets_another_process_go_on(calm, tmp_path):
+    x, y = data()
+    with pytest.raises(KeyboardInterrupt):
+        trainer().fit(x, y, validation=0.2, watcher=InterruptAt(17, signal.SIGTERM), checkpoint=tmp_path / "run")
+    outcome = trainer().fit(x, y, validation=0.2, checkpoint=str(tmp_path / "run"), resume=True)
+    assert outcome.weights_sha256 == calm.weights_sha256
+    with pytest.raises(InputError, match="given another seed; set them as they were"):
+        trainer(seed=5).fit(x, y, validation=0.2, checkpoint=tmp_path / "run", resume=True)
+
+
+def test_with_a_folder_and_nothing_in_it_resume_begins(calm, tmp_path):
+    x, y = data()
+    outcome = trainer().fit(x, y, validation=0.2, checkpoint=tmp_path / "new", resume=True)
+    assert outcome.weights_sha256 == calm.weights_sha256
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import numpy as np
+from distbp import Trainer, nn
+from distbp.train import Watcher
+
+class Started(Watcher):
+    def epoch(self, record):
+        Path(sys.argv[1]).with_suffix(".started").touch()
+
+rng = np.random.default_rng(0)
+x = rng.standard_normal((420, 8))
+y = (x[:, 0] * x[:, 1] > 0).astype(int)
+layers = [nn.Dense(24), nn.ReLU(), nn.Dropout(0.1), nn.Dense(2), nn.Softmax()]
+trainer = Trainer(layers, epochs=400, shards=3, batch_size=50, scaling="standard", seed=2)
+try:
+    trainer.fit(x, y, checkpoint=sys.argv[1], resume=True, watcher=Started())
+except KeyboardInterrupt as interrupt:
+    if trainer.worker == 0:
+        print(interrupt, len(trainer.predict(x[:3])), flush=True)
+    raise SystemExit(4)
+if trainer.worker == 0:
+    print(trainer.model.sha256, flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGINT])
+def test_a_script_under_mpirun_is_interrupted_with_a_checkpoint_and_goes_on(tmp_path, number):
+    """mpirun hands SIGUSR1 on; after Ctrl-C it leaves the ranks a moment, which is enough for a checkpoint."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    mpirun = [Path(sys.executable).parent / "mpirun", "-n", "2", "--oversubscribe", "--bind-to", "none"]
+    command = [*mpirun, sys.executable, script, tmp_path / "run"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run.started").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(number)
+    done = finish(process)
+    assert done.returncode != 0
+    assert list((tmp_path / "run" / "checkpoints").glob("step-*.safetensors")), done.stdout + done.stderr
+    if number == signal.SIGUSR1:
+        assert "go on with fit(..., resume=True) 3" in done.stdout, done.stdout + done.stderr
+    commands = [[sys.executable, script, tmp_path / folder] for folder in ("run", "alone")]
+    resumed, alone = (subprocess.run(c, capture_output=True, text=True, timeout=60, check=True) for c in commands)
+    assert resumed.stdout == alone.stdout
