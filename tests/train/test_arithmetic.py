@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from tests_support import needs_avx2, needs_families
 
 from distbp import Model, Recipe, kernels
@@ -18,6 +20,8 @@ from distbp.errors import InputError
 from distbp.nn import Dense, Sequential
 from distbp.train import arithmetic
 from distbp.train.arithmetic import Arithmetic, arithmetic_of, require_one, require_same
+from distbp.train.checkpoint import load_checkpoint, save_checkpoint
+from distbp.train.state import State, vector_names
 
 NETWORKS = [(8, 64, 128, 10), (32, 784, 128, 10), (1, 20, 8, 1), (5, 3000, 2000, 7), (2, 100_000, 3)]
 TYPES = ["float32", "float64"]
@@ -138,8 +142,42 @@ def test_what_is_not_known_of_earlier_steps_is_not_compared():
         require_same((HERE, THERE), HERE)
 
 
-def test_a_model_keeps_what_computed_it(tmp_path):
-    recipe = Recipe.parse({"model": [{"dense": 2}, "softmax"]})
-    weights = np.zeros(recipe.network().build((3,), np.dtype("float32")).size, np.float32)
-    Model(recipe, (3,), weights, None, (HERE, THERE)).save(tmp_path / "model")
+RECIPE = Recipe.parse({"model": [{"dense": 2}, "softmax"], "shards": 1})
+
+
+def save_model(path, *arithmetic):
+    weights = np.zeros(RECIPE.network().build((3,), np.dtype("float32")).size, np.float32)
+    Model(RECIPE, (3,), weights, None, arithmetic).save(path)
+
+
+def test_models_and_checkpoints_keep_what_computed_them(tmp_path):
+    save_model(tmp_path / "model", HERE, THERE)
     assert Model.load(tmp_path / "model").arithmetic == (HERE, THERE)
+    vectors = {name: np.zeros(32, np.float32) for name in vector_names(RECIPE)}
+    state = State(3, vectors, np.zeros((1, 3)), [], 1.5, arithmetic=(HERE, THERE))
+    save_checkpoint(tmp_path / "checkpoint", state, RECIPE)
+    assert load_checkpoint(tmp_path / "checkpoint")[1].arithmetic == (HERE, THERE)
+    assert state.detached().arithmetic == (HERE, THERE)
+
+
+def test_files_of_before_say_nothing_of_it(tmp_path):
+    save_model(tmp_path / "model")
+    tensors = load_file(tmp_path / "model")
+    with safe_open(tmp_path / "model", framework="np") as content:
+        metadata = content.metadata()
+    del metadata["arithmetic"]
+    save_file(tensors, tmp_path / "before", metadata)
+    assert Model.load(tmp_path / "before").arithmetic == ()
+    known = {"step": 1, "history": [], "seconds": 1.0, "ledger": None}
+    assert State.of(known, {"tally": np.zeros((1, 3))}).arithmetic == ()
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}[", '{"a": 1}', '[{"processor": 1}]', "7", "[" * 100_000])
+def test_what_is_none_is_refused(tmp_path, text):
+    save_model(tmp_path / "model")
+    tensors = load_file(tmp_path / "model")
+    with safe_open(tmp_path / "model", framework="np") as content:
+        metadata = content.metadata() | {"arithmetic": text}
+    save_file(tensors, tmp_path / "model", metadata)
+    with pytest.raises(InputError):
+        Model.load(tmp_path / "model")
