@@ -160,7 +160,7 @@ def test_where_nobody_can_be_told_a_run_stops_with_a_checkpoint(recipe, calm, tm
         done = subprocess.run(words, stdout=output, stderr=subprocess.PIPE, text=True, timeout=30, check=False)
         os.close(output)
         assert done.returncode == 3, done.stderr
-        assert "expected to be able to write how training goes" in done.stderr
+        assert "expected to be able to write standard output" in done.stderr
     distbp("train", "--resume", run)
     compare(result(run), result(calm))
 

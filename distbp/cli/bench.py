@@ -44,8 +44,7 @@ def bench(
     ray = {"address": address, "cpus_per_worker": cpus_per_worker, "calls": calls, "trust_network": trust_network}
     with joined(engine, workers, sizes_of_machines, deadline, **ray) as connected:
         figures = connected.perform(Benchmark(sizes, batch, optimizer, steps, protection))
-        if connected.worker == 0:
-            print(json.dumps(figures) if as_json else _bench_text(figures))
+        connected.conclude(lambda: print(json.dumps(figures) if as_json else _bench_text(figures)))
 
 
 def _bench_text(figures: dict[str, Any]) -> str:

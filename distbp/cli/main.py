@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -10,8 +11,8 @@ from typer.core import TyperGroup
 from distbp import __version__
 from distbp.cli.bench import bench
 from distbp.cli.evaluate import evaluate
-from distbp.cli.message import say
 from distbp.cli.predict import predict
+from distbp.cli.streams import prepare_streams, say
 from distbp.cli.train import train
 from distbp.errors import DistbpError
 
@@ -39,8 +40,12 @@ for command in (train, evaluate, predict, bench):
 
 def main() -> None:
     """Run the command; errors that the user can mend end it with one message and a non-zero status."""
+    prepare_streams()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except DistbpError as error:
         from distbp.engine.mpirun import is_first_rank, is_launched
 

@@ -21,7 +21,9 @@ Deadline = Annotated[
         min=0.001, help="Seconds to wait for a worker that does not get on (10), or for room in a Ray cluster (60)."
     ),
 ]
-Address = Annotated[str | None, typer.Option(help="HOST:PORT of a Ray cluster; by default RAY_ADDRESS.")]
+Address = Annotated[
+    str | None, typer.Option(help="HOST:PORT of a Ray cluster, or auto: the running one; by default RAY_ADDRESS.")
+]
 Cpus = Annotated[float, typer.Option(min=0.0, help="CPUs that Ray sets aside for each worker.")]
 Calls = Annotated[str, typer.Option(help="How Ray calls workers: auto, graph, plain.")]
 TrustNetwork = Annotated[

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import time
 from typing import Any
 
@@ -14,16 +12,6 @@ from distbp.train import Recipe
 from distbp.train.state import State
 
 _REFRESH_S = 0.1
-
-
-class PlainConsole(Console):
-    """A console that raises BrokenPipeError where nobody reads any more, and does not end the process."""
-
-    def on_broken_pipe(self) -> None:
-        try:
-            super().on_broken_pipe()  # what is still written goes nowhere
-        except SystemExit:
-            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)) from None
 
 
 class ProgressDisplay:

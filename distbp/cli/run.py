@@ -16,12 +16,11 @@ from rich.table import Table
 
 from distbp.cli.audience import Audience
 from distbp.cli.output import Output, next_folder, unfinished
-from distbp.cli.progress import PlainConsole, ProgressDisplay
+from distbp.cli.progress import ProgressDisplay
 from distbp.engine.mpirun import has_terminal, is_first_rank
 from distbp.errors import InputError, StoppedError, TrainingError
 from distbp.train import Engine, Outcome, Recipe, Training
 from distbp.train.checkpoint import Checkpoints
-from distbp.train.files import writing
 from distbp.train.pace import Brake, stopping_signals
 from distbp.train.state import State
 
@@ -56,7 +55,7 @@ def resumed(folder: Path, is_alone: bool) -> tuple[Recipe, State]:
 
 def train_to_the_end(training: Training, engine: Engine, output: Output) -> None:
     """Train; write the files of the run and print its outcome, or say how to go on with it."""
-    console = PlainConsole(force_terminal=has_terminal() if engine.name == "mpi" else None)
+    console = Console(force_terminal=has_terminal() if engine.name == "mpi" else None)
     audience = Audience(engine.brake, ProgressDisplay(console), output)
 
     def settle() -> None:
@@ -66,8 +65,7 @@ def train_to_the_end(training: Training, engine: Engine, output: Output) -> None
 
     def finish() -> None:
         output.finish(outcome)
-        with writing("the outcome to standard output"):
-            _print_outcome(console, outcome, output.folder)
+        _print_outcome(console, outcome, output.folder)
 
     try:
         try:

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from distbp.cli.message import say
 from distbp.cli.output import Output, unfinished
+from distbp.cli.streams import Relay, say
 from distbp.data import name_of
 from distbp.engine import choose, connect
 from distbp.engine.mpi import import_mpi
@@ -68,7 +68,12 @@ def launch_if_needed(
                 file=sys.stderr,
             )
 
-        raise SystemExit(launch(command, workers or 1, read.blas_threads if read else 1, when_lost))
+        with Relay() as relay:
+            threads = read.blas_threads if read else 1
+            status = launch(command, workers or 1, threads, when_lost, relay.variables)
+        if relay.error is not None and status == 0:
+            raise relay.error
+        raise SystemExit(status)
 
 
 @contextmanager

@@ -9,11 +9,11 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from distbp.data.dataset import Dataset, Rows
 from distbp.data.idx import read_idx
 from distbp.errors import InputError
+from distbp.memory import available_bytes
 
 _EMBEDDED = Path(__file__).parent / "digits" / "digits.npz"
 _IDX_PREFIXES = {"train": "train", "test": "t10k"}
@@ -78,7 +78,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as archive:
             n_bytes = sum(entry.file_size for entry in archive.infolist())
-        available = int(psutil.virtual_memory().available)
+        available = available_bytes()
         if n_bytes > available:
             given, room = f"{n_bytes / 1e6:,.0f} MB once unpacked", f"{available / 1e6:,.0f} MB of memory"
             raise InputError(

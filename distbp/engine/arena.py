@@ -14,11 +14,12 @@ import threading
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import psutil
 
 from distbp.engine.guard import LINE, Pulse
-from distbp.engine.memory import require_room
 from distbp.engine.waiting import wait_until
 from distbp.errors import InputError, LostError, TrainingError
+from distbp.memory import require_room
 from distbp.nn import Layout
 from distbp.nn.vector import ALIGNMENT_BYTES
 from distbp.train.evaluator import TALLY
@@ -88,13 +89,13 @@ def attach(pid: int, handle: int) -> int:
     """Return a file descriptor of the memory that process ``pid`` holds as ``handle``."""
     try:
         return os.open(f"/proc/{pid}/fd/{handle}", os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise LostError(f"process {pid} died") from None
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not psutil.pid_exists(pid):
+            raise LostError(f"process {pid} died") from None
         raise InputError(
             "workers of one machine that can share memory",
-            f"a refusal to open the memory of process {pid} ({error.strerror})",
-            "start the workers of a machine as one user, in one container",
+            f"a refusal to open the memory of process {pid} ({error.strerror}: {error.filename})",
+            "start the workers of a machine as one user, in one container, with /proc",
         ) from None
 
 

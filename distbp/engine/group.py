@@ -14,9 +14,9 @@ from typing import TypeVar
 from distbp.engine.arena import Arena, ArenaMap, attach, reserve
 from distbp.engine.guard import start_guard
 from distbp.engine.machines import Link, MachineExchange
-from distbp.engine.memory import private_bytes
 from distbp.engine.messages import pack_error, unpack_error
 from distbp.errors import DistbpError, InputError
+from distbp.memory import private_bytes
 from distbp.nn import Layout
 from distbp.train.exchange import Exchange, Group, Job, Watcher
 from distbp.train.phases import Phases

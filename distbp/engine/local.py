@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distbp.engine.memory import private_bytes, require_room
 from distbp.errors import DistbpError
+from distbp.memory import private_bytes, require_room
 from distbp.nn import Layout, aligned_zeros
 from distbp.train import Exchange, Group
 from distbp.train.phases import Phases

@@ -23,6 +23,7 @@ from distbp.engine.group import MachineGroup, machine_identity
 from distbp.engine.guard import LATE
 from distbp.engine.machines import Link, Messages
 from distbp.engine.mpirun import INSTALL, STATUS_VARIABLE, is_launched
+from distbp.engine.surroundings import prepare_surroundings
 from distbp.engine.waiting import wait_until
 from distbp.errors import DifferenceError, DistbpError, InputError, LostError, TrainingError
 
@@ -37,6 +38,7 @@ def import_mpi(*, initialize: bool = True) -> Any:
 
     A launcher is no rank: it does not ``initialize`` MPI, which would leave shared memory of its own behind.
     """
+    prepare_surroundings()
     session = os.environ.get("PMIX_SERVER_TMPDIR")
     if session is not None:  # Open MPI's own shared files: in the folder that mpirun removes, not in /dev/shm
         os.environ.setdefault("OMPI_MCA_btl_sm_backing_directory", session)

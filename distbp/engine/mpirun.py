@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,22 +17,47 @@ from distbp.errors import InputError
 from distbp.train.pace import stopping_signals
 
 INSTALL = "install it with: pip install 'distbp[mpi]'"
-_RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK")
+_LAUNCHERS: dict[str, str | None] = {
+    "OMPI_COMM_WORLD_RANK": None,
+    "MV2_COMM_WORLD_RANK": None,
+    "PMI_RANK": "PMI_FD",
+    "PMIX_RANK": "PMIX_SERVER_TMPDIR",
+}
+"""Where launchers tell a rank its number, each with the variable that names the way to the launcher: a process without
+it has found the variables of others in its environment, as of Slurm."""
 STATUS_VARIABLE = "DISTBP_STATUS_FILE"
 """Names the file in which worker 0 leaves the exit status, since mpirun would comment on it."""
 _TERMINAL_VARIABLE = "DISTBP_TERMINAL"
+_HERE = {f"{program}_MCA_{part}": "^slurm,pbs,tm" for program in ("PRTE", "OMPI") for part in ("ras", "plm")}
+"""Tells Open MPI to stay on this machine, whatever a batch system has set aside."""
 _PR_SET_PDEATHSIG = 1
 _ALL_LOST = 3  # no rank has come to the end, whatever mpirun says
 
 
 def is_launched() -> bool:
     """Return whether this process was started by an MPI launcher."""
-    return any(name in os.environ for name in _RANK_VARIABLES)
+    return bool(_ranks())
 
 
 def is_first_rank() -> bool:
     """Return whether this process is rank 0, as far as its environment says, or no rank at all."""
-    return all(os.environ.get(name, "0") == "0" for name in _RANK_VARIABLES)
+    return _ranks() <= {"0"}
+
+
+def _ranks() -> set[str]:
+    """Return the rank of this process, as launchers that are there have told it."""
+    return {os.environ[name] for name, way in _LAUNCHERS.items() if name in os.environ and _is_there(way)}
+
+
+def _is_there(way: str | None) -> bool:
+    """Return whether the variable ``way`` names a socket that this process has, or a folder."""
+    if way is None:
+        return True
+    value = os.environ.get(way, "-")
+    try:
+        return stat.S_ISSOCK(os.fstat(int(value)).st_mode) if value.isdigit() else Path(value).is_dir()
+    except OSError:
+        return False
 
 
 def has_terminal() -> bool:
@@ -39,8 +65,12 @@ def has_terminal() -> bool:
     return _TERMINAL_VARIABLE in os.environ
 
 
-def launch(command: list[str], n_workers: int, blas_threads: int, when_lost: Callable[[], None]) -> int:
-    """Run ``command`` under mpirun with ``n_workers`` ranks on this machine; return the exit status.
+def launch(
+    command: list[str], n_workers: int, blas_threads: int, when_lost: Callable[[], None], variables: dict[str, str]
+) -> int:
+    """Run ``command`` under mpirun with ``n_workers`` ranks on this machine, and these environment ``variables``.
+
+    Returns the exit status.
 
     Where no rank came to an end that it could tell of, ``when_lost`` is called.
 
@@ -53,10 +83,12 @@ def launch(command: list[str], n_workers: int, blas_threads: int, when_lost: Cal
         raise InputError("mpirun", "none beside python nor on the PATH", INSTALL, "engine mpi")
     version = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=False).stdout
     options = ["-n", str(n_workers)]
-    environment = dict(os.environ) | {"OPENBLAS_NUM_THREADS": str(blas_threads)}
+    environment = {name: value for name, value in os.environ.items() if name not in _LAUNCHERS}
+    environment |= variables | {"OPENBLAS_NUM_THREADS": str(blas_threads)}
     if "Open MPI" in version or "OpenRTE" in version:
         # Ranks bound to one core by default would share it; more ranks than cores are for tests.
         options += ["--bind-to", "none", "--oversubscribe"]
+        environment = _HERE | environment
         if "Open MPI) 5" in version:
             options += ["--with-ft", "ulfm"]
         if os.geteuid() == 0:  # as in containers

@@ -6,6 +6,7 @@ import dataclasses
 import ipaddress
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from distbp.engine.crew import Crew, Terms, WorkerLostError
+from distbp.engine.surroundings import prepare_surroundings
 from distbp.errors import DifferenceError, DistbpError, InputError, StoppedError
 from distbp.kernels import portable_environment
 from distbp.train import Engine, Outcome, Training, Watcher
@@ -27,6 +29,8 @@ T = TypeVar("T")
 CALLS = ("auto", "graph", "plain")
 """Compiled graphs between machines, where they are to be had; compiled graphs; plain calls. The bits are the same."""
 
+_RUNNING, _OF_ITS_OWN = "auto", "local"
+"""Ray's words for the cluster that runs on this machine, and for a new one."""
 _QUIET = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
 _GROW_PAUSE_S = 5.0  # at least so long from one growth to the next, and twice as long each time
 _LONGEST_PAUSE_S = 30.0
@@ -38,9 +42,8 @@ def import_ray() -> Any:
     """Return the module ``ray``; raise InputError where it is missing."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # there are no accelerators to hide
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of calls whose results nobody asks for: we say it once
-    token = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
-    has_token = "RAY_AUTH_TOKEN" in os.environ or token.exists()
-    if has_token and "ray" not in sys.modules:  # show it, as Ray's own commands do; Ray reads the mode but once
+    prepare_surroundings()
+    if _has_token() and "ray" not in sys.modules:  # show it, as Ray's own commands do; Ray reads the mode but once
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
@@ -51,9 +54,15 @@ def import_ray() -> Any:
     return ray
 
 
+def _has_token() -> bool:
+    """Return whether this user has a token for Ray clusters."""
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    return "RAY_AUTH_TOKEN" in os.environ or file.exists()
+
+
 def is_in_cluster() -> bool:
     """Return whether the environment names a Ray cluster, as it does in its jobs."""
-    return bool(os.environ.get("RAY_ADDRESS"))
+    return os.environ.get("RAY_ADDRESS", _OF_ITS_OWN) not in ("", _OF_ITS_OWN)
 
 
 class RayEngine(Engine):
@@ -68,7 +77,8 @@ class RayEngine(Engine):
     deadline_s, room_s:
         How long to wait for a worker, and for the resources of the cluster.
     address:
-        HOST:PORT of a cluster; by default RAY_ADDRESS, else the one that runs on this machine, else one of its own.
+        HOST:PORT of a cluster, ``auto`` for the one that runs on this machine, ``local`` for one of its own; by default
+        RAY_ADDRESS, else the one that runs on this machine, else one of its own.
     cpus_per_worker:
         CPUs that Ray sets aside for each.
     calls:
@@ -114,7 +124,7 @@ class RayEngine(Engine):
         logging.getLogger("ray.dag").setLevel(logging.CRITICAL)  # what goes wrong there is raised as well
         self.started_it = False
         if not self.ray.is_initialized():
-            address = address or os.environ.get("RAY_ADDRESS") or _running_here()
+            address = _meant(address or os.environ.get("RAY_ADDRESS"))
             if address is not None:
                 _join(self.ray, address, trust_network)
             else:
@@ -210,6 +220,8 @@ class RayEngine(Engine):
 
 def _start(ray: Any, workers: int, cpus_per_worker: float) -> None:
     """Start a Ray for this process alone."""
+    if not _has_token():  # Ray would write one into the home folder, which may be read-only
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     n_cpus = max(os.cpu_count() or 1, int((workers + 1) * cpus_per_worker + 1))
     ray.init(address="local", num_cpus=n_cpus, include_dashboard=False, **_QUIET)
 
@@ -255,12 +267,35 @@ def _running_here() -> str | None:
     return address
 
 
+def _meant(address: str | None) -> str | None:
+    """Return HOST:PORT of the cluster that ``address`` means; None for one of its own."""
+    if address == _OF_ITS_OWN:
+        return None
+    if address not in (None, "", _RUNNING):
+        return address
+    running = _running_here()
+    if running is None and address == _RUNNING:
+        remedy = "start one with `ray start --head`, or give the HOST:PORT of another machine's"
+        raise InputError("a Ray cluster that runs on this machine", "none that answers", remedy, "--address auto")
+    return running
+
+
 def _require_form(address: str) -> None:
     """Raise InputError where ``address`` is none."""
-    _, colon, port = address.rpartition(":")
-    if "://" in address or not (colon and port.isdigit()):
-        remedy = "give the address of the head, or send the command into the cluster with `ray job submit`"
-        raise InputError("HOST:PORT of a Ray cluster, such as 10.0.0.1:6379", repr(address), remedy, "--address")
+    kind, separator, rest = address.rpartition("://")
+    host, colon, port = rest.rpartition(":")
+    if not separator and colon and port.isdigit():
+        return
+    given, remedy = repr(address), "give the address of the head"
+    if separator:
+        host = host or rest
+        names = {"ray": "the address of a Ray Client, which carries no compiled graphs", "http": "that of its jobs"}
+        given = f"{given}, {names.get(kind, 'another kind of address')}"
+        remedy = (
+            f"on a machine of the cluster give {host}:6379 (the port of `ray start --head`) or auto; from elsewhere, "
+            f"send the command into it: ray job submit --address http://{host}:8265 -- distbp train ..."
+        )
+    raise InputError("HOST:PORT of a Ray cluster, such as 10.0.0.1:6379", given, remedy, "--address")
 
 
 def _require_answer(address: str) -> None:
@@ -276,7 +311,7 @@ def _require_answer(address: str) -> None:
 def _try(address: str, timeout_s: float) -> None:
     """Raise OSError where nothing answers at ``address``, and ValueError where it has no port."""
     host, _, port = address.rpartition(":")
-    socket.create_connection((host, int(port)), timeout=timeout_s).close()
+    socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
 
 
 def _first_line(error: BaseException) -> str:

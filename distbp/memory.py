@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import psutil
@@ -11,7 +12,10 @@ from distbp.errors import InputError
 
 def available_bytes() -> int:
     """Return the memory that can still be had: of the machine, or of this process's control group if that is less."""
-    available = int(psutil.virtual_memory().available)
+    try:
+        available = int(psutil.virtual_memory().available)
+    except OSError:  # /proc is not to be seen
+        return sys.maxsize
     try:
         (group,) = [line.split(":")[2] for line in Path("/proc/self/cgroup").read_text().split() if line[:3] == "0::"]
         folder = Path("/sys/fs/cgroup") / group.lstrip("/")
