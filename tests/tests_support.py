@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import pytest
+
+from distbp import kernels
 
 COMMAND = [sys.executable, "-m", "distbp"]
 
@@ -81,3 +87,25 @@ def start_training(folder: Path, *arguments: object) -> subprocess.Popen[str]:
 
 if hasattr(os, "geteuid") and os.geteuid() == 0:  # for tests that call mpirun themselves, in a container
     os.environ |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+
+
+def other_kernels() -> dict[str, str]:
+    """Return variables with which OpenBLAS takes another family of kernels than in this process."""
+    return {"OPENBLAS_CORETYPE": "Sandybridge" if kernels.blas().get("architecture") == "Nehalem" else "Nehalem"}
+
+
+HAS_FAMILIES = platform.machine() in ("x86_64", "AMD64") and kernels.blas().get("internal_api") == "openblas"
+needs_families = pytest.mark.skipif(not HAS_FAMILIES, reason="OpenBLAS has these families of kernels on x86-64 only")
+needs_avx2 = pytest.mark.skipif(bool(kernels.lacking()), reason="the portable kernels need AVX2 and FMA, on x86-64")
+"""What the environment says of kernels already is overridden by these tests; none is skipped for it."""
+EMULATOR = shutil.which("qemu-x86_64")
+needs_emulator = pytest.mark.skipif(EMULATOR is None, reason="other processors need qemu-x86_64 (Debian: qemu-user)")
+
+
+def emulated(processor: str, *arguments: object, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run ``distbp`` on an emulated ``processor``, to its end; leave out what the emulator says of itself."""
+    command = [EMULATOR, "-cpu", processor, *COMMAND, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    said = "".join(line for line in done.stderr.splitlines(True) if not line.startswith("qemu-x86_64: warning"))
+    assert done.returncode == status, f"exit status {done.returncode}\n{done.stdout}\n{said}"
+    return subprocess.CompletedProcess(command, done.returncode, done.stdout, said)

@@ -13,7 +13,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -81,6 +81,8 @@ class Crew:
         How many will do, if there is no room for all.
     is_anew:
         Whether these stand in for others; what goes wrong at their start is a loss, too.
+    environment:
+        Variables that the actors are started with.
 
     Raises
     ------
@@ -99,10 +101,11 @@ class Crew:
         *,
         least: int | None = None,
         is_anew: bool = False,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.least, self.is_anew = workers if least is None else least, is_anew
         self.ray, self.terms, self.brake, self.can_grow = ray, terms, brake, can_grow
-        self.workers, self.has_server = workers, has_server
+        self.workers, self.has_server, self.environment = workers, has_server, dict(environment or {})
         self.n_actors = workers + has_server
         self.actors: list[Any] = []
         self.carrier: Carrier | None = None
@@ -163,6 +166,8 @@ class Crew:
                 "num_cpus": self.terms.cpus_per_worker,
                 "scheduling_strategy": strategy,
             }
+            if self.environment:
+                options["runtime_env"] = {"env_vars": self.environment}
             self.actors.append(cls.options(**options).remote())
         hellos = self._hellos()
         self.names = [f"{w} (machine {h['host']}, process {h['pid']})" for w, h in enumerate(hellos)]
@@ -194,6 +199,8 @@ class Crew:
                 raise InputError("actors that start", given, "see the logs of the Ray cluster", "Ray cluster") from None
             lines = [line.strip() for line in str(error).split("\n") if "Error" in line] or [str(error)]
             remedy = "install the same Python packages on all machines, distbp among them, and give all the same token"
+            if self.environment:
+                remedy += "; with `bits: portable`, leave out those whose processors have no AVX2 and FMA"
             raise InputError("actors that start", lines[-1], remedy, "Ray cluster") from None
 
     def perform(self, job: Job[T], watcher: Watcher | None) -> T:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from distbp.engine.crew import Crew, Terms, WorkerLostError
 from distbp.engine.surroundings import prepare_surroundings
 from distbp.errors import DifferenceError, DistbpError, InputError, StoppedError
+from distbp.kernels import portable_environment
 from distbp.train import Engine, Outcome, Training, Watcher
 from distbp.train.exchange import Job
 from distbp.train.pace import GROW
@@ -151,8 +152,7 @@ class RayEngine(Engine):
             if isinstance(job, Training) and job.protection is not None:
                 outcome: Any = self._train(job, watcher)
                 return outcome
-            has_server = isinstance(job, Training) and job.recipe.wants_server
-            with self._crew(has_server, self.least) as crew:
+            with self._crew(job, self.least) as crew:
                 return crew.perform(job, watcher)
         except DistbpError as error:
             error.agreed = True
@@ -166,7 +166,7 @@ class RayEngine(Engine):
             began, protection = time.monotonic(), job.protection
             least = 1 if said and self.least == self.workers else self.least
             try:
-                with self._crew(job.recipe.wants_server, least, is_anew=bool(said)) as crew:
+                with self._crew(job, least, is_anew=bool(said)) as crew:
                     if said and watcher:
                         step, history = (job.state.step, job.state.history) if job.state else (0, [])
                         watcher.recovered(said, step, history, crew.workers)
@@ -194,9 +194,19 @@ class RayEngine(Engine):
             protection = protection.left_after(time.monotonic() - began)
             job = dataclasses.replace(job, state=state or job.state, protection=protection)
 
-    def _crew(self, has_server: bool, least: int, *, is_anew: bool = False) -> Crew:
-        brake, terms = self.brake, self.terms
-        return Crew(self.ray, terms, brake, self._can_grow, self.workers, has_server, least=least, is_anew=is_anew)
+    def _crew(self, job: Job[Any], least: int, *, is_anew: bool = False) -> Crew:
+        recipe = job.recipe if isinstance(job, Training) else None
+        return Crew(
+            self.ray,
+            self.terms,
+            self.brake,
+            self._can_grow,
+            self.workers,
+            recipe is not None and recipe.wants_server,
+            least=least,
+            is_anew=is_anew,
+            environment=portable_environment() if recipe is not None and recipe.bits == "portable" else {},
+        )
 
     def _can_grow(self, n_workers: int) -> bool:
         """Return whether there is room for more than ``n_workers``; after each time, not so soon again."""

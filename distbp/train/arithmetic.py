@@ -175,12 +175,16 @@ def require_one(workers: list[Arithmetic], names: list[str], bits: str) -> None:
     differences = dict.fromkeys(name for own in workers for name in own.differences(first))
     if not differences:
         return
-    given = "; ".join(f"{own} on {who}" for own, who in _grouped(workers, names))
+    given = " and ".join(f"{who}: {own}" for own, who in _grouped(workers, names))
     remedy = "leave out the machines that differ"
     if bits != "portable":
         remedy = f"take `bits: portable`, which all x86-64 processors with AVX2 and FMA can have, or {remedy}"
-    expected = "the same bits from the arithmetic of all workers"
-    raise InputError(expected, f"other {', '.join(differences)} with {given}", remedy, "workers")
+    raise InputError(
+        "all workers to compute the same bits",
+        f"{' and '.join(differences)} that differ between {given}",
+        remedy,
+        "workers",
+    )
 
 
 def require_same(earlier: Sequence[Arithmetic], now: Arithmetic) -> None:
@@ -188,11 +192,11 @@ def require_same(earlier: Sequence[Arithmetic], now: Arithmetic) -> None:
     differences = earlier[-1].differences(now) if earlier else []
     if differences:
         raise InputError(
-            f"the arithmetic that has computed the run so far ({earlier[-1]})",
-            f"other {', '.join(differences)} ({now})",
-            "go on where the arithmetic is the same, or with --accept-other-arithmetic, to weights that are those of "
-            "neither",
-            "the run that goes on",
+            f"what has computed the run so far ({earlier[-1]})",
+            f"{' and '.join(differences)} that differ from it ({now})",
+            "go on where the arithmetic is the same or, to weights that are those of neither, with "
+            "--accept-other-arithmetic",
+            "a run that goes on",
         )
 
 

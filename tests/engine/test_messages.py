@@ -23,6 +23,7 @@ from distbp.engine.messages import (
     unpack_rows,
 )
 from distbp.train import Training
+from distbp.train.arithmetic import Arithmetic
 from distbp.train.benchmark import Benchmark
 from distbp.train.model import make_shard
 from distbp.train.pace import Protection
@@ -90,7 +91,13 @@ def test_rows_that_were_sent_are_called_by_their_own_numbers():
 
 
 @pytest.mark.parametrize(
-    "job", [Training(RECIPE), Training(RECIPE, protection=FAULTY), Benchmark([4, 3], 2, "adam", 7)]
+    "job",
+    [
+        Training(RECIPE),
+        Training(RECIPE, protection=FAULTY),
+        Training(RECIPE, accepts_other_arithmetic=True),
+        Benchmark([4, 3], 2, "adam", 7),
+    ],
 )
 def test_jobs_come_back_as_they_were(job):
     back = unpack_job(pack_job(job), b"")
@@ -107,13 +114,15 @@ def test_errors_come_back_as_they_were(error):
 @pytest.mark.parametrize("scaling", [None, Scaling(np.float32([1, 2]), np.float32([3, 4]))])
 def test_outcomes_come_back_as_they_were(scaling):
     weights = np.random.default_rng(0).standard_normal(32).astype(np.float32)
-    model = Model(RECIPE, (2,), weights, scaling)
+    own = Arithmetic(processor="A", kernels="K", versions={}, threads=1, digests={"exp": "1"})
+    model = Model(RECIPE, (2,), weights, scaling, (own, own))
     history = [{"epoch": 1, "train": {"loss": 0.1 + 0.2}}]
     outcome = Outcome(model, "00", "ray", 2, 5, 7, 1, 0.25, 1e3, history, {"train": {"loss": 1 / 3}}, {"forward": 0.5})
     back = unpack_result(pack_result(outcome))
     assert back.summary() == outcome.summary()
     assert (back.history, back.model.recipe.dump(), back.model.input_shape) == (history, RECIPE.dump(), (2,))
     assert back.model.weights.tobytes() == weights.tobytes()
+    assert back.model.arithmetic == (own, own)
     assert (back.model.scaling is None) == (scaling is None)
 
 
