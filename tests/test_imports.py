@@ -10,7 +10,7 @@ import pytest
 import distbp
 
 ROOT = Path(distbp.__file__).parent
-BASE = {"errors", "memory", "randomness"}
+BASE = {"errors", "memory", "randomness", "wording"}
 MAY_IMPORT = {
     "nn": BASE,
     "optim": BASE,
