@@ -17,6 +17,7 @@ from distbp.nn import Layer, Sequential
 from distbp.train import Model, Outcome, Recipe, Training, Watcher
 from distbp.train.audience import Audience
 from distbp.train.checkpoint import Checkpoints
+from distbp.train.exchange import as_watcher
 from distbp.train.files import Hold
 from distbp.train.pace import Protection, stopped_by_signals, stopping_signals
 from distbp.train.state import State
@@ -158,7 +159,8 @@ class Trainer:
         """Train, and take what comes of it; raise FitInterrupt if training is interrupted."""
         engine = self.engine
         engine.brake.signal = 0
-        audience = Audience(engine.brake, *(told for told in (files, watcher) if told is not None))
+        told = (files, None if watcher is None else as_watcher(watcher))
+        audience = Audience(engine.brake, *(one for one in told if one is not None))
         signals = [signal.SIGINT] if files is None else stopping_signals()
 
         def settle() -> None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from distbp.cli.recipe_file import read_values
+from distbp.cli.recipe_file import bits_of
 from distbp.errors import InputError
 from distbp.kernels import choose_portable
 
@@ -19,20 +19,20 @@ _UNREADABLE = (InputError, OSError, ValueError, KeyError, TypeError, AttributeEr
 _LARGEST_HEADER = 100_000_000  # of a safetensors file, as its own reader has it
 
 
-def choose_kernels(recipe_file: Path | None, changes: list[str], resumed: Path | None) -> None:
+def choose_kernels(recipe_name: str | None, changes: list[str], resumed: Path | None) -> None:
     """Choose those of a recipe or, where a run is ``resumed``, those of its newest checkpoint."""
-    _choose(lambda: read_values(recipe_file, changes) if resumed is None else _recipe_of_run(resumed))
+    _choose(lambda: bits_of(recipe_name, changes) if resumed is None else _recipe_of_run(resumed).get("bits"))
 
 
 def choose_kernels_of_model(path: Path) -> None:
     """Choose those that the model in ``path``, a file or the folder of a run, was trained with."""
     file = path / "model.safetensors" if path.is_dir() else path
-    _choose(lambda: json.loads(_metadata(file)["recipe"]))
+    _choose(lambda: json.loads(_metadata(file)["recipe"]).get("bits"))
 
 
-def _choose(recipe: Callable[[], dict[str, Any]]) -> None:
+def _choose(bits: Callable[[], object]) -> None:
     with suppress(*_UNREADABLE):
-        if recipe().get("bits") == "portable":
+        if bits() == "portable":
             choose_portable()
 
 

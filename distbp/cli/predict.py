@@ -32,6 +32,7 @@ def predict(
     from distbp.data.sources import read_npy
     from distbp.train import Model
     from distbp.train.files import write_bytes
+    from distbp.wording import counted
 
     _require_writable(out)
     model = Model.load(folder)
@@ -47,7 +48,7 @@ def predict(
         write_bytes(out, content.getvalue())
     except OSError as error:
         raise _unwritable(f"{out} ({error.strerror})") from None
-    print(f"{len(y)} rows written to {out}")
+    print(f"{counted(len(y), 'row')} written to {out}")
 
 
 def _require_writable(out: Path) -> None:

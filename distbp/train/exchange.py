@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from distbp.errors import DistbpError, LostError
+from distbp.errors import DistbpError, InputError, LostError
 from distbp.nn import Layout
 from distbp.train.pace import Brake
 from distbp.train.phases import Phases
@@ -215,6 +215,28 @@ class Watcher:
 
     def end(self) -> None:
         """Training is over, rightly or not."""
+
+
+_HOOKS = [name for name in vars(Watcher) if not name.startswith("_")]
+
+
+def as_watcher(given: object) -> Watcher:
+    """Return ``given`` as a Watcher: what is none, but has some of its hooks, is told of these alone.
+
+    Raises
+    ------
+    InputError
+        Where it has none of them.
+    """
+    if isinstance(given, Watcher):
+        return given
+    own = {name: getattr(given, name) for name in _HOOKS if callable(getattr(given, name, None))}
+    if not own:
+        expected = f"a Watcher, with one or more of: {', '.join(_HOOKS)}"
+        raise InputError(expected, type(given).__name__, "derive its class from distbp.Watcher", "watcher")
+    watcher = Watcher()
+    watcher.__dict__.update(own)
+    return watcher
 
 
 @contextmanager
