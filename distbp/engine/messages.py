@@ -98,7 +98,7 @@ def pack_rows(dataset: Dataset, recipe: Recipe, worker: int, n_workers: int) -> 
     arrays: dict[str, np.ndarray] = {}
     for part, places in places_of_shards(dataset, partition, shards).items():
         rows = dataset.parts[part].hold(np.sort(np.concatenate([np.zeros(0, np.int64), *places])))
-        header[part] = {"where": rows.where, "columns": rows.columns, "n_rows": len(rows)}
+        header[part] = {"where": rows.where, "n_rows": len(rows), "columns": rows.columns, "targets": rows.targets}
         arrays |= {f"{part}.{name}": getattr(rows, name) for name in _ROWS}
         if isinstance(rows.x, SparseRows):
             header[part]["n_columns"] = rows.x.n_columns
@@ -119,8 +119,8 @@ def unpack_rows(message: bytes) -> Dataset:
             x = SparseRows(**{n: arrays[f"{part}.x.{n}"] for n in _SPARSE}, n_columns=content["n_columns"])
         else:
             x = arrays[f"{part}.x"]
-        columns = _columns(content["columns"])
-        parts[part] = HeldRows(x, y, content["where"], None, columns, content["n_rows"], held, names)
+        columns, targets = _columns(content["columns"]), _columns(content["targets"])
+        parts[part] = HeldRows(x, y, content["where"], None, columns, targets, content["n_rows"], held, names)
     return Dataset(**parts)
 
 
@@ -132,7 +132,7 @@ def pack_result(result: Any) -> bytes:
     model, arrays = result.model, {"weights": result.model.weights}
     if model.scaling is not None:
         arrays |= {"shift": model.scaling.shift, "factor": model.scaling.factor}
-    names = ("input_shape", "columns", "has_flat_targets")
+    names = ("input_shape", "columns", "has_flat_targets", "targets")
     return pack({"outcome": header, "recipe": model.recipe.dump()} | {n: getattr(model, n) for n in names}, arrays)
 
 
@@ -151,6 +151,7 @@ def unpack_result(message: bytes) -> Any:
         scaling,
         _columns(header["columns"]),
         header["has_flat_targets"],
+        _columns(header["targets"]),
     )
     return Outcome(model=model, **header["outcome"])
 

@@ -136,7 +136,8 @@ class Run:
         leader = 0 if recipe.is_synchronous else group.n_workers
         self.pace = Pace(self.protection, group.brake, leads=group.worker == leader)
         self.fault = Fault.parse(self.protection.faults[0]) if self.protection.faults else None
-        self.columns, self.has_flat_targets = dataset.train.columns, dataset.train.y.ndim == 1
+        self.columns, self.targets = dataset.train.columns, dataset.train.targets
+        self.has_flat_targets = dataset.train.y.ndim == 1
         with threadpool_limits(recipe.blas_threads, "blas"), np.errstate(all="ignore"):
             self.scaling = self._fit_scaling(shards["train"], dataset.train)
             for part in shards.values():
@@ -376,6 +377,7 @@ class Run:
             self.scaling,
             self.columns,
             self.has_flat_targets,
+            self.targets,
         )
         return Outcome(
             model=model,

@@ -115,7 +115,7 @@ def test_errors_come_back_as_they_were(error):
 @pytest.mark.parametrize("scaling", [None, Scaling(np.float32([1, 2]), np.float32([3, 4]))])
 def test_outcomes_come_back_as_they_were(scaling):
     weights = np.random.default_rng(0).standard_normal(32).astype(np.float32)
-    model = Model(RECIPE, (2,), weights, scaling, ("a", "b"), has_flat_targets=True)
+    model = Model(RECIPE, (2,), weights, scaling, ("a", "b"), has_flat_targets=True, targets=("c", "d"))
     history = [{"epoch": 1, "train": {"loss": 0.1 + 0.2}}]
     outcome = Outcome(model, "00", "ray", 2, 5, 7, 1, 0.25, 1e3, history, {"train": {"loss": 1 / 3}}, {"forward": 0.5})
     back = unpack_result(pack_result(outcome))
@@ -123,6 +123,7 @@ def test_outcomes_come_back_as_they_were(scaling):
     assert (back.history, back.model.recipe.dump(), back.model.input_shape) == (history, RECIPE.dump(), (2,))
     assert back.model.weights.tobytes() == weights.tobytes()
     assert (back.model.columns, back.model.has_flat_targets) == (("a", "b"), True)
+    assert back.model.targets == ("c", "d")
     assert (back.model.scaling is None) == (scaling is None)
 
 
