@@ -281,4 +281,4 @@ def _pair(given: Any, name: str, train: Rows, also: tuple[str, str] = ("", "")) 
         shown = repr(given) if is_short else f"a {type(given).__name__}{size}"
         raise InputError(f"{also[0]}a pair (x, y)", shown, f"write {also[1]}{name}=(x, y)", name)
     x, y = given
-    return as_rows(x, y, name).in_order(train.columns)
+    return as_rows(x, y, name).in_order(train.columns, train.targets)

@@ -108,6 +108,18 @@ def test_columns_of_validation_and_test_are_put_in_order():
     assert found.metrics == expected.metrics
 
 
+def test_targets_in_another_order_are_put_in_order(tmp_path):
+    y = FRAME[["a", "b", "c"]]
+    trainer = regressor(3)
+    metrics = trainer.fit(FRAME, y, validation=(FRAME, y[["c", "a", "b"]])).metrics
+    assert metrics == regressor(3).fit(FRAME, y, validation=(FRAME, y)).metrics
+    trainer.save(tmp_path / "m.safetensors")
+    assert Trainer.load(tmp_path / "m.safetensors").evaluate(FRAME, y[["c", "b", "a"]]) == trainer.evaluate(FRAME, y)
+    with pytest.raises(InputError, match="arrays, targets: .*given a table without 'c' and with 'd'"):
+        trainer.evaluate(FRAME, FRAME[["a", "b", "d"]])
+    fitted(regressor(), FRAME, FRAME[["a"]]).evaluate(FRAME, FRAME[["b"]])  # a single one needs no name
+
+
 @pytest.mark.parametrize("other", [FRAME.drop(columns="c"), FRAME.rename(columns={"c": "k"}), FRAME.assign(k=0.0)])
 def test_other_columns_than_those_of_the_training_are_named(other):
     trainer = fitted(classifier(), FRAME, Y)

@@ -25,8 +25,8 @@ class Rows:
         What they are called in messages.
     chosen:
         The numbers of the rows that are meant; None for all. Nothing is copied to choose them.
-    columns:
-        The names of the columns of x, where it has some.
+    columns, targets:
+        The names of the columns of x and of y, where they have some; a single target needs none.
 
     Raises
     ------
@@ -39,6 +39,7 @@ class Rows:
     where: str = "data"
     chosen: np.ndarray | None = None
     columns: Columns | None = None
+    targets: Columns | None = None
 
     def __post_init__(self) -> None:
         check_features(self.x, self.where)
@@ -59,9 +60,13 @@ class Rows:
         """Return the rows at these places of the chosen ones."""
         return replace(self, chosen=self.index(places))
 
-    def in_order(self, columns: Columns | None) -> Rows:
-        """Return the rows with their columns in the order of these names (``distbp.data.columns.in_order``)."""
-        return replace(self, x=in_order(self.x, self.columns, columns, self.where), columns=columns or self.columns)
+    def in_order(self, columns: Columns | None, targets: Columns | None) -> Rows:
+        """Return the rows with features and targets in the order of these names (``distbp.data.columns.in_order``)."""
+        x = in_order(self.x, self.columns, columns, self.where)
+        y = self.y
+        if self.y.ndim == 2:
+            y = np.asarray(in_order(y, self.targets, targets, f"{self.where}, targets"))
+        return replace(self, x=x, y=y, columns=columns or self.columns, targets=targets or self.targets)
 
     def index(self, places: np.ndarray) -> np.ndarray:
         """Return where the rows at these places lie in ``x`` and ``y``."""
@@ -76,7 +81,7 @@ class Rows:
         at = self.index(places)
         x = self.x.take(at) if isinstance(self.x, SparseRows) else np.ascontiguousarray(self.x[at])
         y = np.ascontiguousarray(self.y[at])
-        return HeldRows(x, y, self.where, None, self.columns, len(self), places, self.numbers(places))
+        return HeldRows(x, y, self.where, None, self.columns, self.targets, len(self), places, self.numbers(places))
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,9 @@ def as_rows(x: Any, y: Any, where: str = "arrays") -> Rows:
     features, columns = as_features(x, where)
     targets = _array(y.toarray() if _is_sparse(y) else y, "y", where)
     _check_order(x, y, where)
-    return Rows(features, targets, where, columns=columns)
+    names = _names(y)
+    several = None if names is None or len(names) < 2 else columns_of(names, f"{where}, targets")
+    return Rows(features, targets, where, columns=columns, targets=several)
 
 
 def as_features(x: Any, where: str = "arrays") -> tuple[Matrix, Columns | None]:

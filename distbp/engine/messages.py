@@ -101,7 +101,7 @@ def pack_rows(dataset: Dataset, recipe: Recipe, worker: int, n_workers: int) -> 
     arrays: dict[str, np.ndarray] = {}
     for part, places in places_of_shards(dataset, partition, shards).items():
         rows = dataset.parts[part].hold(np.sort(np.concatenate([np.zeros(0, np.int64), *places])))
-        header[part] = {"where": rows.where, "columns": rows.columns, "n_rows": len(rows)}
+        header[part] = {"where": rows.where, "n_rows": len(rows), "columns": rows.columns, "targets": rows.targets}
         arrays |= {f"{part}.{name}": getattr(rows, name) for name in _ROWS}
         if isinstance(rows.x, SparseRows):
             header[part]["n_columns"] = rows.x.n_columns
@@ -122,8 +122,8 @@ def unpack_rows(message: bytes) -> Dataset:
             x = SparseRows(**{n: arrays[f"{part}.x.{n}"] for n in _SPARSE}, n_columns=content["n_columns"])
         else:
             x = arrays[f"{part}.x"]
-        columns = _columns(content["columns"])
-        parts[part] = HeldRows(x, y, content["where"], None, columns, content["n_rows"], held, names)
+        columns, targets = _columns(content["columns"]), _columns(content["targets"])
+        parts[part] = HeldRows(x, y, content["where"], None, columns, targets, content["n_rows"], held, names)
     return Dataset(**parts)
 
 
@@ -167,7 +167,7 @@ def _of_model(model: Model) -> tuple[Any, dict[str, np.ndarray]]:
     arrays = {"weights": model.weights}
     if model.scaling is not None:
         arrays |= {"shift": model.scaling.shift, "factor": model.scaling.factor}
-    about = {name: getattr(model, name) for name in ("input_shape", "columns", "has_flat_targets")}
+    about = {name: getattr(model, name) for name in ("input_shape", "columns", "has_flat_targets", "targets")}
     arithmetic = [own.model_dump() for own in model.arithmetic]
     return about | {"recipe": model.recipe.dump(), "arithmetic": arithmetic}, arrays
 
@@ -183,6 +183,7 @@ def _model(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
         tuple(map(Arithmetic.model_validate, about["arithmetic"])),
         _columns(about["columns"]),
         about["has_flat_targets"],
+        _columns(about["targets"]),
     )
 
 

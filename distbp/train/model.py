@@ -47,6 +47,8 @@ class Model:
         What it was trained with: one, or more where the user accepted another as the run went on.
     columns:
         The names of the features, where it was trained on a data frame.
+    targets:
+        The names of several targets, likewise.
     has_flat_targets:
         Whether it was trained on targets of shape (n,): one output is then predicted in that shape.
     """
@@ -58,6 +60,7 @@ class Model:
     arithmetic: tuple[Arithmetic, ...] = ()
     columns: Columns | None = None
     has_flat_targets: bool = False
+    targets: Columns | None = None
 
     @functools.cached_property
     def _evaluator(self) -> Evaluator:
@@ -137,7 +140,7 @@ class Model:
         InputError
             Where the rows do not fit the model, or the loss is not finite.
         """
-        rows = rows.in_order(self.columns)
+        rows = rows.in_order(self.columns, self.targets)
         self._check_shape(rows.x, rows.where)
         evaluator, loss = self._evaluator, self._evaluator.loss
         n_shards = self.recipe.shards or 1
@@ -174,6 +177,7 @@ class Model:
             "input_shape": json.dumps(self.input_shape),
             "arithmetic": json.dumps([own.model_dump() for own in self.arithmetic]),
             "columns": json.dumps(self.columns),
+            "targets": json.dumps(self.targets),
             "has_flat_targets": json.dumps(self.has_flat_targets),
         }
         write_bytes(Path(path), save({name: np.ascontiguousarray(t) for name, t in tensors.items()}, metadata))
@@ -213,7 +217,9 @@ class Model:
             )
             input_shape = tuple(int(n) for n in json.loads(metadata["input_shape"]))
             arithmetic = tuple(map(Arithmetic.model_validate, json.loads(metadata.get("arithmetic", "[]"))))
-            columns = _columns(metadata, input_shape)
+            columns, targets = _names(metadata, "columns"), _names(metadata, "targets")
+            if columns is not None and input_shape != (len(columns),):
+                raise ValueError(f"{len(columns)} columns for rows of shape {input_shape}")
             has_flat_targets = json.loads(metadata.get("has_flat_targets", "false")) is True
         except InputError:
             raise
@@ -232,7 +238,7 @@ class Model:
                 raise InputError(f"a tensor {name} of {layout.dtype}{view.shape}", given, "save it again", str(file))
             view[...] = tensors[name]
         scaling = _scaling(tensors, input_shape, file) if recipe.data.scaling != "none" else None
-        return Model(recipe, input_shape, weights, scaling, arithmetic, columns, has_flat_targets)
+        return Model(recipe, input_shape, weights, scaling, arithmetic, columns, has_flat_targets, targets)
 
 
 def _scaling(tensors: dict[str, np.ndarray], input_shape: tuple[int, ...], file: Path) -> Scaling:
@@ -245,14 +251,14 @@ def _scaling(tensors: dict[str, np.ndarray], input_shape: tuple[int, ...], file:
     return Scaling(*(array.astype(np.float64) for array in found))
 
 
-def _columns(metadata: dict[str, str], input_shape: tuple[int, ...]) -> Columns | None:
-    """Return the names of the columns in the metadata of a file; raise ValueError where they do not fit."""
-    names = json.loads(metadata.get("columns", "null"))
+def _names(metadata: dict[str, str], key: str) -> Columns | None:
+    """Return the names of columns in the metadata of a file; raise ValueError where these are none."""
+    names = json.loads(metadata.get(key, "null"))
     if names is None:
         return None
-    if not isinstance(names, list) or (len(names),) != input_shape or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"columns {names!r:.80} for rows of shape {input_shape}")
-    return columns_of(names, "columns")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{key} {names!r:.80}")
+    return columns_of(names, key)
 
 
 def make_shard(rows: Rows, places: np.ndarray, loss: Loss, network: Sequential, *, is_scaled: bool = False) -> Shard:

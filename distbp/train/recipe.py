@@ -108,10 +108,7 @@ def _layers(value: object) -> object:
 
 
 def _distinct(layers: list[Layer]) -> list[Layer]:
-    try:
-        check_distinct(layers)
-    except InputError as error:
-        raise MisfitError(error) from None
+    check_distinct(layers)
     return layers
 
 

@@ -161,7 +161,8 @@ class Run:
         leader = 0 if recipe.is_synchronous else group.n_workers
         self.pace = Pace(self.protection, group.brake, leads=group.worker == leader)
         self.fault = Fault.parse(self.protection.faults[0]) if self.protection.faults else None
-        self.columns, self.has_flat_targets = dataset.train.columns, dataset.train.y.ndim == 1
+        self.columns, self.targets = dataset.train.columns, dataset.train.targets
+        self.has_flat_targets = dataset.train.y.ndim == 1
         with threadpool_limits(recipe.blas_threads, "blas"), np.errstate(all="ignore"):
             self.arithmetic = self._common_arithmetic(() if state is None else state.arithmetic)
             self.scaling = self._fit_scaling(shards["train"], dataset.train)
@@ -388,6 +389,7 @@ class Run:
             self.arithmetic,
             self.columns,
             self.has_flat_targets,
+            self.targets,
         )
 
     def stop(self, step: int) -> None:

@@ -221,10 +221,10 @@ def test_entries_of_a_sparse_matrix_that_are_stored_twice_are_added():
 
 def test_columns_of_rows_are_put_in_order():
     rows = as_rows(FRAME, np.zeros(4))
-    ordered = rows.in_order(("income", "age", "size"))
+    ordered = rows.in_order(("income", "age", "size"), None)
     np.testing.assert_array_equal(ordered.x, X[:, [2, 0, 1]])
     assert ordered.columns == ("income", "age", "size")
-    assert rows.in_order(None).columns == rows.columns
+    assert rows.in_order(None, None).columns == rows.columns
 
 
 def test_columns_that_are_missing_or_that_nobody_asked_for_are_named():
@@ -232,15 +232,15 @@ def test_columns_that_are_missing_or_that_nobody_asked_for_are_named():
     with pytest.raises(
         InputError, match="the 3 columns of the training; given a table without 'height' and with 'age'"
     ):
-        rows.in_order(("size", "income", "height"))
+        rows.in_order(("size", "income", "height"), None)
     wanted = tuple(f"c{i}" for i in range(9))
     with pytest.raises(
         InputError, match="without 'c0', 'c1', 'c2', 'c3', 'c4' and 4 more and with 'age', 'size', 'inc"
     ):
-        rows.in_order(wanted)
+        rows.in_order(wanted, None)
 
 
 def test_columns_without_names_are_taken_by_position_with_a_warning():
     with pytest.warns(UserWarning, match="trained on 'a', 'b', 'c'; they are taken by position"):
-        ordered = Rows(X, np.zeros(4)).in_order(("a", "b", "c"))
+        ordered = Rows(X, np.zeros(4)).in_order(("a", "b", "c"), None)
     np.testing.assert_array_equal(ordered.x, X)

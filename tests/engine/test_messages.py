@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pandas import DataFrame
+from scipy.sparse import csr_matrix
 
 from distbp import InputError, Model, Outcome, Recipe, TrainingError
-from distbp.data import Dataset, Partition, Rows, Scaling, places_of_shards, share
+from distbp.data import Dataset, Partition, Rows, Scaling, SparseRows, as_rows, places_of_shards, share
 from distbp.engine.actor import Round
 from distbp.engine.messages import (
     pack,
@@ -51,11 +53,15 @@ def test_arrays_come_back_as_they_were(dtype):
     n_shards=st.integers(1, 7),
     n_workers=st.integers(1, 7),
     seed=st.integers(0, 9),
+    is_sparse=st.booleans(),
 )
-def test_every_worker_is_sent_the_rows_of_its_shards_and_no_others(n_rows, n_test, n_shards, n_workers, seed):
+def test_every_worker_is_sent_the_rows_of_its_shards_and_no_others(
+    n_rows, n_test, n_shards, n_workers, seed, is_sparse
+):
     n_workers = min(n_workers, n_shards)
     rng = np.random.default_rng(seed)
-    whole = Rows(rng.standard_normal((n_rows, 3)), rng.integers(0, 3, n_rows), "here")
+    x = rng.standard_normal((n_rows, 3)) * rng.integers(0, 2, (n_rows, 3))
+    whole = as_rows(csr_matrix(x) if is_sparse else DataFrame(x, columns=list("abc")), rng.integers(0, 3, n_rows))
     test = Rows(rng.standard_normal((n_test, 3)), rng.integers(0, 3, n_test), "test")
     recipe = RECIPE.model_copy(update={"shards": n_shards, "seed": seed})
     dataset = with_validation(Dataset(whole, None, test), recipe)
@@ -70,6 +76,8 @@ def test_every_worker_is_sent_the_rows_of_its_shards_and_no_others(n_rows, n_tes
         for part, places in places_of_shards(dataset, partition, shards).items():
             assert len(held.parts[part]) == len(dataset.parts[part])
             n_sent[part] += len(held.parts[part].x)
+            assert isinstance(held.parts[part].x, SparseRows) == isinstance(dataset.parts[part].x, SparseRows)
+            assert held.parts[part].columns == dataset.parts[part].columns
             for own in places:
                 expected = make_shard(dataset.parts[part], own, loss, network)
                 found = make_shard(held.parts[part], own, loss, network)
@@ -115,7 +123,7 @@ def test_errors_come_back_as_they_were(error):
 def test_outcomes_come_back_as_they_were(scaling):
     weights = np.random.default_rng(0).standard_normal(32).astype(np.float32)
     own = Arithmetic(processor="A", kernels="K", versions={}, threads=1, digests={"exp": "1"})
-    model = Model(RECIPE, (2,), weights, scaling, (own, own))
+    model = Model(RECIPE, (2,), weights, scaling, (own, own), ("a", "b"), has_flat_targets=True, targets=("c", "d"))
     history = [{"epoch": 1, "train": {"loss": 0.1 + 0.2}}]
     outcome = Outcome(model, "00", "ray", 2, 5, 7, 1, 0.25, 1e3, history, {"train": {"loss": 1 / 3}}, {"forward": 0.5})
     back = unpack_result(pack_result(outcome))
@@ -123,6 +131,8 @@ def test_outcomes_come_back_as_they_were(scaling):
     assert (back.history, back.model.recipe.dump(), back.model.input_shape) == (history, RECIPE.dump(), (2,))
     assert back.model.weights.tobytes() == weights.tobytes()
     assert back.model.arithmetic == (own, own)
+    assert (back.model.columns, back.model.has_flat_targets) == (("a", "b"), True)
+    assert back.model.targets == ("c", "d")
     assert (back.model.scaling is None) == (scaling is None)
 
 

@@ -182,9 +182,6 @@ def test_workers_that_hold_other_rows_are_refused(tmp_path):
         "x = np.random.default_rng().standard_normal((60, 3))\n"
         "Trainer([nn.Dense(2)], epochs=1, shards=2).fit(x, (x[:, 0] > 0).astype(int))\n"
     )
-    done = subprocess.run(
-        ["mpirun", "-n", "2", "--oversubscribe", sys.executable, tmp_path / "script.py"],
-        check=False, capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+    done = finish(under_mpirun(2, sys.executable, tmp_path / "script.py"), 40)
     assert done.returncode != 0
     assert "expected the same rows on all workers; given other rows than on worker 0" in done.stderr

@@ -148,3 +148,34 @@ for validation in (0.1, (digits.test.x, digits.test.y)):
         print(outcome.workers)
     print(outcome.weights_sha256, outcome.metrics)
 """
+
+
+def test_data_frames_and_sparse_matrices_give_the_same_model_on_ray(cluster, tmp_path):
+    """Names of columns, the shape of the targets and what is stored of a sparse matrix travel with the rows."""
+    script = tmp_path / "script.py"
+    script.write_text(FRAMES)
+    run = [sys.executable, script]
+    alone = subprocess.run([*run, "local", "1"], capture_output=True, text=True, timeout=60, check=True)
+    ray = subprocess.run([*run, "ray", "2", cluster.address], capture_output=True, text=True, timeout=90, check=True)
+    assert ray.stdout == alone.stdout
+    assert alone.stdout.splitlines()[0].startswith("('a', 'b', 'c') (60,)")
+
+
+FRAMES = """
+import sys
+import numpy as np, pandas as pd, scipy.sparse as sp
+from distbp import InputError, Trainer, nn
+engine, workers, address = (*sys.argv[1:], None)[:3]
+x = np.random.default_rng(0).standard_normal((60, 3)) * (np.arange(180).reshape(60, 3) % 4 > 0)
+frame, y = pd.DataFrame(x, columns=list("abc")), x[:, 0] ** 2
+for rows, others in ((frame, frame[list("cba")]), (sp.csr_matrix(x), sp.coo_array(x))):
+    trainer = Trainer([nn.Dense(8), nn.Tanh(), nn.Dense(1)], loss="squared_error", shards=3, scaling="standard",
+                      epochs=2, engine=engine, workers=int(workers), address=address)
+    outcome = trainer.fit(rows, y, validation=(others, y), test=(others, y[:, None]))
+    print(trainer.model.columns, trainer.predict(others).shape, outcome.weights_sha256, outcome.metrics)
+bad = sp.csr_matrix(np.where(np.arange(180).reshape(60, 3) == 100, np.inf, x))
+try:
+    trainer.fit(bad, y)
+except InputError as error:
+    print(error.given)
+"""
