@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterable
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from distbp.data import Dataset, Rows, as_rows
 from distbp.engine import connect
 from distbp.errors import FitInterrupt, InputError, StoppedError
 from distbp.nn import Layer, Sequential
+from distbp.progress import ProgressDisplay
 from distbp.train import Model, Outcome, Recipe, Training, Watcher
 from distbp.train.audience import Audience
 from distbp.train.checkpoint import Checkpoints
@@ -23,6 +26,7 @@ from distbp.train.pace import Protection, stopped_by_signals, stopping_signals
 from distbp.train.state import State
 
 _CHECKPOINT_MINUTES, _N_CHECKPOINTS = 10.0, 3
+_LINES = 20
 Pair = tuple[Any, Any]
 
 
@@ -86,6 +90,11 @@ class Trainer:
         self._model: Model | None = None
         self._state: State | None = None  # of a run that was interrupted
 
+    def __repr__(self) -> str:
+        kinds = ", ".join(layer.name for layer in self.recipe.model)
+        state = "not trained yet" if self._model is None else "trained"
+        return f"Trainer({kinds}; engine {self.engine.name}, {state})"
+
     @property
     def worker(self) -> int:
         """The number of this process among the workers: print where it is 0."""
@@ -108,6 +117,7 @@ class Trainer:
         watcher: Watcher | None = None,
         checkpoint: str | Path | None = None,
         resume: bool = False,
+        verbose: bool | None = None,
     ) -> Outcome:
         """Train on the rows ``x`` (n, ...) with the targets ``y`` (n,) or (n, k); all workers call it with all rows.
 
@@ -127,6 +137,8 @@ class Trainer:
         resume:
             Go on with the run that was interrupted or, in another process, from the newest checkpoint; begin where
             there is none. Rows and options must be those of the run.
+        verbose:
+            Whether to show how training goes; by default in a notebook and on a terminal.
 
         Raises
         ------
@@ -153,14 +165,15 @@ class Trainer:
             state = self._state_of_before(recipe, files) if resume else None
         minutes = None if files is None else _CHECKPOINT_MINUTES
         protection = Protection(checkpoint_minutes=minutes, is_interruptible=True)
-        return self._train(Training(recipe, dataset, protection=protection, state=state), watcher, files)
+        watchers = [_display(verbose, recipe.epochs), files, None if watcher is None else as_watcher(watcher)]
+        training = Training(recipe, dataset, protection=protection, state=state)
+        return self._train(training, [one for one in watchers if one is not None], files)
 
-    def _train(self, training: Training, watcher: Watcher | None, files: _Files | None) -> Outcome:
+    def _train(self, training: Training, watchers: list[Watcher], files: _Files | None) -> Outcome:
         """Train, and take what comes of it; raise FitInterrupt if training is interrupted."""
         engine = self.engine
         engine.brake.signal = 0
-        told = (files, None if watcher is None else as_watcher(watcher))
-        audience = Audience(engine.brake, *(one for one in told if one is not None))
+        audience = Audience(engine.brake, *watchers)
         signals = [signal.SIGINT] if files is None else stopping_signals()
 
         def settle() -> None:
@@ -241,6 +254,15 @@ class Trainer:
         trainer.recipe, trainer.engine, trainer._model = model.recipe, connect(engine), model
         trainer.history, trainer._state = [], None
         return trainer
+
+
+def _display(verbose: bool | None, n_epochs: int) -> ProgressDisplay | None:
+    """Return what shows how training goes, as a bar or as some twenty lines; None where nothing is to be shown."""
+    console = Console(force_jupyter=False)  # lines are text in notebooks, too
+    in_notebook = "ipykernel" in sys.modules
+    if not (console.is_terminal or in_notebook if verbose is None else verbose):
+        return None
+    return ProgressDisplay(console, max(1, n_epochs // _LINES))
 
 
 class _Files(Watcher):

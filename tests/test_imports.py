@@ -17,8 +17,9 @@ MAY_IMPORT = {
     "data": BASE,
     "train": BASE | {"nn", "optim", "data"},
     "engine": BASE | {"nn", "data", "train"},
-    "trainer": BASE | {"nn", "data", "train", "engine"},
-    "cli": BASE | {"__init__", "data", "train", "engine"},
+    "progress": BASE | {"train"},
+    "trainer": BASE | {"nn", "data", "train", "engine", "progress"},
+    "cli": BASE | {"__init__", "data", "train", "engine", "progress"},
 }
 LIBRARIES = {"mpi4py": "engine/mpi.py", "ray": "engine/ray.py"}
 

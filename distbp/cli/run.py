@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from distbp.cli.output import Output, next_folder, unfinished
-from distbp.cli.progress import ProgressDisplay
 from distbp.engine.mpirun import has_terminal, is_first_rank
 from distbp.errors import InputError, StoppedError, TrainingError
+from distbp.progress import ProgressDisplay
 from distbp.train import Engine, Outcome, Recipe, Training
 from distbp.train.audience import Audience
 from distbp.train.checkpoint import Checkpoints

@@ -25,6 +25,7 @@ from distbp.train.files import write_bytes
 from distbp.train.recipe import Recipe
 from distbp.train.threads import blas_threads
 from distbp.train.tree import total
+from distbp.wording import counted
 
 FORMAT = "distbp model 1"
 
@@ -61,6 +62,12 @@ class Model:
     columns: Columns | None = None
     has_flat_targets: bool = False
     targets: Columns | None = None
+
+    def __repr__(self) -> str:
+        network = self._evaluator.network
+        kinds = ", ".join(layer.name for layer in network.layers)
+        n = network.layout.n_parameters
+        return f"Model({kinds}; {counted(n, 'parameter')} of {self.weights.dtype}, rows of shape {self.input_shape})"
 
     @functools.cached_property
     def _evaluator(self) -> Evaluator:

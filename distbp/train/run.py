@@ -65,6 +65,11 @@ class Outcome:
     best_epoch: int | None = None
     stopped_early: bool = False
 
+    def __repr__(self) -> str:
+        parts = [f"{part}: {_in_words(values)}" for part, values in self.metrics.items()]
+        took = f"{counted(self.epochs, 'epoch')}, {counted(self.steps, 'step')} in {self.train_seconds:.1f} s"
+        return f"Outcome({'; '.join([*parts, took])}; weights_sha256 {self.weights_sha256[:12]}...)"
+
     def summary(self) -> dict[str, Any]:
         """Return the content of result.json."""
         keys = (
@@ -83,6 +88,10 @@ class Outcome:
         staleness = {} if self.staleness is None else {"staleness": self.staleness}
         arithmetic = [own.model_dump() for own in self.model.arithmetic]
         return figures | staleness | self.metrics | {"arithmetic": arithmetic}
+
+
+def _in_words(metrics: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
 
 
 class Run:

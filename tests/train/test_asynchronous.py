@@ -83,6 +83,7 @@ def server(
         plan=plan,
         partition=Partition(n_rows, recipe.shards, 8, 0),
         weights=weights,
+        hold_epoch=lambda _: None,
         exchange=SimpleNamespace(norms=np.zeros(plan.n_blocks)),
         phases=Phases(),
         group=SimpleNamespace(n_workers=n_workers),
