@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import weakref
 from collections.abc import Iterable
 from numbers import Real
 from pathlib import Path
@@ -86,9 +87,15 @@ class Trainer:
         data = {"source": "arrays", "scaling": recipe.pop("scaling", "none")}
         self.recipe = Recipe.parse({"data": data, "model": layers} | recipe, "Trainer")
         self.engine = connect(engine, workers, None, deadline_s, address, cpus_per_worker, trust_network=trust_network)
+        self._hold_engine()
         self.history: list[dict[str, Any]] = []
         self._model: Model | None = None
         self._state: State | None = None  # of a run that was interrupted
+
+    def _hold_engine(self) -> None:
+        """Keep worker processes from one ``fit`` to the next, for as long as this trainer lives."""
+        self.engine.hold()
+        weakref.finalize(self, self.engine.release)
 
     def __repr__(self) -> str:
         kinds = ", ".join(layer.name for layer in self.recipe.model)
@@ -253,6 +260,7 @@ class Trainer:
         trainer = cls.__new__(cls)
         trainer.recipe, trainer.engine, trainer._model = model.recipe, connect(engine), model
         trainer.history, trainer._state = [], None
+        trainer._hold_engine()
         return trainer
 
 

@@ -69,9 +69,13 @@ def forget_semaphores() -> None:
 
 
 class RayWorker:
-    """One worker process. Its methods are called by the driver: ``run`` once, the others while that goes on."""
+    """One worker process. Its methods are called by the driver: ``run`` for a job, the others while that goes on."""
 
     def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Be ready for a job, as if there had been none before."""
         self.asked: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.request: dict[str, Any] | None = None  # what the job waits for

@@ -123,6 +123,21 @@ class Crew:
             raise
         return self
 
+    @property
+    def can_rest(self) -> bool:
+        """Whether the actors can stay for another job, once they have ended theirs."""
+        return self.carrier is None and not self.lost and not self.is_orphan
+
+    def renew(self) -> bool:
+        """Return whether the actors are ready for another job."""
+        self.step, self.told = -1, ""
+        calls = [actor.renew.options(concurrency_group="ping").remote() for actor in self.actors]
+        try:
+            self.ray.get(calls, timeout=self.terms.deadline_s)
+        except self.ray.exceptions.RayError:
+            return False
+        return True
+
     def _reserve(self) -> None:
         """Reserve resources for all or, where there is no room, for fewer."""
         while True:

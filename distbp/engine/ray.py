@@ -12,6 +12,8 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,7 +68,7 @@ def is_in_cluster() -> bool:
 
 
 class RayEngine(Engine):
-    """Worker actors, made anew for each job.
+    """Worker actors, made anew for each job or, on one machine, held for the next one.
 
     Parameters
     ----------
@@ -116,6 +118,8 @@ class RayEngine(Engine):
         super().__init__()
         self.max_failures, self.least = max_failures, least or workers
         self.grows_from, self.grow_pause_s = 0.0, _GROW_PAUSE_S
+        self.holds = False  # whether actors stay for the next job
+        self.idle: Crew | None = None
         if calls not in CALLS:
             raise InputError(f"one of: {', '.join(CALLS)}", repr(calls), "choose one of these", "--calls")
         self.workers = workers
@@ -144,6 +148,7 @@ class RayEngine(Engine):
         return 0 if error is None else error.exit_status
 
     def close(self) -> None:
+        self.release()
         if self.started_it:
             self.ray.shutdown()
 
@@ -194,19 +199,48 @@ class RayEngine(Engine):
             protection = protection.left_after(time.monotonic() - began)
             job = dataclasses.replace(job, state=state or job.state, protection=protection)
 
-    def _crew(self, job: Job[Any], least: int, *, is_anew: bool = False) -> Crew:
+    @contextmanager
+    def _crew(self, job: Job[Any], least: int, *, is_anew: bool = False) -> Iterator[Crew]:
+        """Give the actors for ``job``: those that have stayed, or new ones."""
         recipe = job.recipe if isinstance(job, Training) else None
-        return Crew(
-            self.ray,
-            self.terms,
-            self.brake,
-            self._can_grow,
-            self.workers,
-            recipe is not None and recipe.wants_server,
-            least=least,
-            is_anew=is_anew,
-            environment=portable_environment() if recipe is not None and recipe.bits == "portable" else {},
-        )
+        has_server = recipe is not None and recipe.wants_server
+        environment = portable_environment() if recipe is not None and recipe.bits == "portable" else {}
+        crew = self._rested(has_server, environment)
+        if crew is None:
+            brake, n = self.brake, self.workers
+            options: dict[str, Any] = {"least": least, "is_anew": is_anew, "environment": environment}
+            crew = Crew(self.ray, self.terms, brake, self._can_grow, n, has_server, **options).__enter__()
+        error: BaseException | None = None
+        try:
+            yield crew
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            is_whole = crew.can_rest and crew.workers == self.workers
+            if self.holds and is_whole and (error is None or isinstance(error, StoppedError)):
+                self.idle = crew
+            else:
+                crew.__exit__(None if error is None else type(error), error, None)
+
+    def _rested(self, has_server: bool, environment: dict[str, str]) -> Crew | None:
+        """Return the actors that have stayed, if they fit and are well; else let them go."""
+        crew = self.idle
+        if crew is None:
+            return None
+        if (crew.has_server, crew.environment) == (has_server, environment) and crew.renew():
+            self.idle = None
+            return crew
+        self.release()
+        return None
+
+    def hold(self) -> None:
+        self.holds = True
+
+    def release(self) -> None:
+        crew, self.idle = self.idle, None
+        if crew is not None and self.ray.is_initialized():
+            crew.__exit__(None, None, None)
 
     def _can_grow(self, n_workers: int) -> bool:
         """Return whether there is room for more than ``n_workers``; after each time, not so soon again."""

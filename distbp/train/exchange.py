@@ -180,6 +180,12 @@ class Engine(ABC):
     def perform(self, job: Job[T], watcher: Watcher | None = None) -> T:
         """Do ``job`` on all workers; return what it gives, the same on all that call this."""
 
+    def hold(self) -> None:  # noqa: B027
+        """Keep what a job needs, such as worker processes, for the next job, until ``release``."""
+
+    def release(self) -> None:  # noqa: B027
+        """Let go of what is kept for the next job."""
+
     @abstractmethod
     def close(self) -> None:
         """Let go of what the engine holds."""
