@@ -266,8 +266,9 @@ class Trainer:
 
 def _display(verbose: bool | None, n_epochs: int) -> ProgressDisplay | None:
     """Return what shows how training goes, as a bar or as some twenty lines; None where nothing is to be shown."""
-    console = Console(force_jupyter=False)  # lines are text in notebooks, too
     in_notebook = "ipykernel" in sys.modules
+    # Lines are text in notebooks, too, and notebooks are no terminals, though ipykernel asks for colours.
+    console = Console(force_jupyter=False, force_terminal=False if in_notebook else None)
     if not (console.is_terminal or in_notebook if verbose is None else verbose):
         return None
     return ProgressDisplay(console, max(1, n_epochs // _LINES))
