@@ -10,6 +10,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,8 @@ from tests_support import (
     needs_families,
     other_kernels,
     result,
+    start,
+    start_training,
 )
 
 pytestmark = pytest.mark.timeout(180)
@@ -144,6 +147,25 @@ def test_actors_take_the_portable_kernels_wherever_they_are(mixed_cluster, recip
     options = ["--address", mixed_cluster.address, "--workers", 3, "--set", "bits=portable"]
     distbp("train", recipe, *options, "--out", tmp_path / "run")
     compare(result(tmp_path / "run"), portable)
+
+
+@needs_families
+@needs_ray
+@pytest.mark.thorough
+def test_a_machine_with_other_kernels_that_joins_a_run_is_refused_and_the_run_goes_on_without_it(long, calm, tmp_path):
+    from ray_cluster import Cluster
+
+    with Cluster([1]) as cluster:
+        process = start_training(tmp_path / "run", long, "--address", cluster.address, "--workers", "1:3")
+        process.send_signal(signal.SIGSTOP)  # so that the run is not over before the machine is there
+        cluster.env = os.environ | OTHER
+        cluster.join(2)
+        cluster.wait_for_cpus(3)
+        process.send_signal(signal.SIGCONT)
+        said = refusal(finish(process, 100))
+    assert "given matrix products and vector products that differ between worker" in said
+    distbp("train", "--resume", tmp_path / "run")
+    compare(result(tmp_path / "run"), result(calm))
 
 
 # Resuming.
@@ -263,6 +285,7 @@ def test_portable_ranks_may_run_on_different_processors(recipe, portable, tmp_pa
 @needs_emulator
 @needs_ray
 @pytest.mark.thorough
+@pytest.mark.timeout(300)  # Ray's workers start slowly there
 @pytest.mark.parametrize("processor", ["max", "Haswell", "EPYC"])
 def test_portable_actors_may_run_on_another_processor(recipe, portable, tmp_path, processor):
     from ray_cluster import Cluster
@@ -277,7 +300,8 @@ def test_portable_actors_may_run_on_another_processor(recipe, portable, tmp_path
     path = os.pathsep.join([str(tmp_path), *sys.path])
     with Cluster([2], env=os.environ | {"PYTHONPATH": path, "RAY_worker_register_timeout_seconds": "300"}) as cluster:
         options = ["--address", cluster.address, "--workers", 2, "--deadline", 60, "--set", "bits=portable"]
-        distbp("train", recipe, *options, "--out", tmp_path / "run", timeout_s=150)
+        done = finish(start("train", recipe, *options, "--out", tmp_path / "run"), 150)
+    assert done.returncode == 0, done.stderr
     compare(result(tmp_path / "run"), portable)
 
 

@@ -26,7 +26,7 @@ from distbp.train.recipe import Recipe
 
 _VERSIONS = ("distbp", "numpy")  # that must be the same on all workers
 _MOST_PRODUCTS = 1 << 21  # of two numbers, in one matrix product: more than those that have kernels for small ones
-_LEAST_ROWS = 16  # an output is not cut to less: a single row has other kernels
+_LEAST = 16  # rows or columns, to which an output is cut: a single row has other kernels
 _LONGEST_SUM = 1 << 14
 _MOST_SHAPES = 8
 _NAMED = 3  # workers, in a message
@@ -105,9 +105,9 @@ def _products(n_rows: int, n_out: int, n_in: int) -> list[Product]:
 
 
 def _cut(m: int, n: int, k: int) -> tuple[int, int, int]:
-    """Return an output of fewer rows or columns, where computing all of them would take long."""
-    while m * n * k > _MOST_PRODUCTS and max(m, n) > _LEAST_ROWS:
-        m, n = (m, max(_LEAST_ROWS, n // 2)) if n >= m else (max(_LEAST_ROWS, m // 2), n)
+    """Return an output of fewer rows or columns, where making the factors or the product would take long."""
+    while math.prod(max(size, _LEAST) for size in (m, n, k)) > _MOST_PRODUCTS and max(m, n) > _LEAST:
+        m, n = (m, max(_LEAST, n // 2)) if n >= m else (max(_LEAST, m // 2), n)
     return m, n, k
 
 
