@@ -116,6 +116,7 @@ def precarious(low: np.ndarray, high: np.ndarray, dtype: np.dtype[Any]) -> tuple
     large:
         Those beyond the integers that ``dtype`` holds, but not beyond those that float64 does.
     """
-    size, width = np.maximum(np.abs(low), np.abs(high)), high - low
-    narrow = (width < 100 * np.spacing(size.astype(dtype))) & (width > size * 2.0**-40)
+    with np.errstate(all="ignore"):  # what is not finite is told elsewhere
+        size, width = np.maximum(np.abs(low), np.abs(high)), high - low
+        narrow = (width < 100 * np.spacing(size.astype(dtype))) & (width > size * 2.0**-40)
     return narrow, (size > 2 ** (np.finfo(dtype).nmant + 1)) & (size < EXACT)
