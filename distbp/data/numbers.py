@@ -83,10 +83,11 @@ def _faults(
 ) -> Iterator[tuple[np.ndarray, str, str]]:
     """Yield which of ``values`` cannot be taken, what is expected instead, and what to do."""
     if values.dtype.kind == "f":
+        fitting = np.abs(values) <= np.finfo(min(dtype, values.dtype)).max
+        if fitting.all():
+            return
         yield ~np.isfinite(values), "finite numbers", "clean the data, for example by leaving that row out"
-        if values.dtype.itemsize > dtype.itemsize:
-            remedy = "scale them down beforehand, or set dtype: float64"
-            yield np.abs(values) > np.finfo(dtype).max, f"numbers in the range of {dtype}", remedy
+        yield ~fitting, f"numbers in the range of {dtype}", "scale them down beforehand, or set dtype: float64"
     elif values.dtype.kind in "iu" and exact is not None:
         limit = 2 ** (np.finfo(exact).nmant + 1)
         if values.dtype.itemsize > 2 and np.iinfo(values.dtype).max > limit:
