@@ -320,6 +320,16 @@ def test_integers_in_a_column_beside_measurements_are_looked_at_too():
     classifier().fit(frame.assign(id=frame["id"].astype("float32")), Y)  # rounded by the user
 
 
+def test_targets_that_float32_makes_equal_are_refused():
+    y = 1.7e9 + X[:, 0]
+    for targets in (y, np.column_stack([X[:, 1], y]), pd.Series(y)):
+        with pytest.raises(InputError, match="targets that differ also in float32; .*subtract their mean"):
+            regressor(np.ndim(targets)).fit(X, targets)
+    regressor(dtype="float64").fit(X, y)
+    regressor().fit(X, np.full(120, 1 / 3))  # a constant has nothing to lose
+    regressor().fit(X, y.astype(np.float32))
+
+
 @pytest.mark.parametrize("scaling", ["standard", "minmax"])
 def test_a_small_spread_on_a_large_offset_keeps_its_content_when_it_is_scaled(scaling):
     offset = 1.7e9 + X / 100  # float32 has steps of 128 there

@@ -83,10 +83,11 @@ def _faults(
 ) -> Iterator[tuple[np.ndarray, str, str]]:
     """Yield which of ``values`` cannot be taken, what is expected instead, and what to do."""
     if values.dtype.kind == "f":
+        fitting = np.abs(values) <= np.finfo(min(dtype, values.dtype)).max
+        if fitting.all():
+            return
         yield ~np.isfinite(values), "finite numbers", "clean the data, for example by leaving that row out"
-        if values.dtype.itemsize > dtype.itemsize:
-            remedy = "scale them down beforehand, or set dtype: float64"
-            yield np.abs(values) > np.finfo(dtype).max, f"numbers in the range of {dtype}", remedy
+        yield ~fitting, f"numbers in the range of {dtype}", "scale them down beforehand, or set dtype: float64"
     elif values.dtype.kind in "iu" and exact is not None:
         limit = 2 ** (np.finfo(exact).nmant + 1)
         if values.dtype.itemsize > 2 and np.iinfo(values.dtype).max > limit:
@@ -116,6 +117,7 @@ def precarious(low: np.ndarray, high: np.ndarray, dtype: np.dtype[Any]) -> tuple
     large:
         Those beyond the integers that ``dtype`` holds, but not beyond those that float64 does.
     """
-    size, width = np.maximum(np.abs(low), np.abs(high)), high - low
-    narrow = (width < 100 * np.spacing(size.astype(dtype))) & (width > size * 2.0**-40)
+    with np.errstate(all="ignore"):  # what is not finite is told elsewhere
+        size, width = np.maximum(np.abs(low), np.abs(high)), high - low
+        narrow = (width < 100 * np.spacing(size.astype(dtype))) & (width > size * 2.0**-40)
     return narrow, (size > 2 ** (np.finfo(dtype).nmant + 1)) & (size < EXACT)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
-from distbp.data import Dataset, load, same_source, split
+import numpy as np
+
+from distbp.data import Dataset, Rows, load, precarious, same_source, split
 from distbp.errors import DifferenceError, InputError, LostError, TrainingError
 from distbp.train.arithmetic import require_same
 from distbp.train.exchange import Group, Watcher
@@ -81,7 +84,22 @@ class Training:
     def rows(self) -> Dataset:
         """Return the rows, with the validation part that the recipe asks for."""
         dataset = load(self.recipe.data.source) if self.dataset is None else self.dataset
-        return with_validation(dataset, self.recipe) if self.is_whole else dataset
+        if not self.is_whole:
+            return dataset
+        if not self.recipe.loss.is_classifier:
+            _check_targets(dataset.train, np.dtype(self.recipe.dtype))
+        return with_validation(dataset, self.recipe)
+
+
+def _check_targets(rows: Rows, dtype: np.dtype[Any]) -> None:
+    """Raise InputError where the targets of a regression hardly differ any more once they are rounded to ``dtype``."""
+    y = np.asarray(rows.y, np.float64).reshape(len(rows), -1)
+    narrow, _ = precarious(y.min(axis=0), y.max(axis=0), dtype)
+    for column in np.flatnonzero(narrow):
+        if (y[:, column].astype(dtype) != y[:, column]).any():
+            given = f"numbers from {y[:, column].min()} to {y[:, column].max()}"
+            remedy = "subtract their mean beforehand, or set dtype: float64"
+            raise InputError(f"targets that differ also in {dtype}", given, remedy, rows.where)
 
 
 def _require_same(dataset: Dataset, group: Group) -> None:
