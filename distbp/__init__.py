@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from distbp import nn, optim
     from distbp.data import load
     from distbp.errors import DistbpError, InputError, TrainingError
-    from distbp.train import Model, Outcome, Recipe
+    from distbp.train import Model, Outcome, Recipe, Watcher
     from distbp.trainer import Trainer
 
 __version__ = "0.1.0"
@@ -25,6 +25,7 @@ __all__ = [
     "Recipe",
     "Trainer",
     "TrainingError",
+    "Watcher",
     "load",
     "nn",
     "optim",
@@ -33,7 +34,7 @@ __all__ = [
 _HOMES = {
     "data": ("load",),
     "errors": ("DistbpError", "InputError", "TrainingError"),
-    "train": ("Model", "Outcome", "Recipe"),
+    "train": ("Model", "Outcome", "Recipe", "Watcher"),
     "trainer": ("Trainer",),
 }
 _ROOMS = {"nn", "optim", "engine", *_HOMES}

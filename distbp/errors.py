@@ -17,7 +17,7 @@ class DistbpError(Exception):
         return [str(self)]
 
 
-class InputError(DistbpError):
+class InputError(DistbpError, ValueError):
     """Something given by the user does not fit; raised before training starts.
 
     Parameters

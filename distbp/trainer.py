@@ -13,6 +13,7 @@ from distbp.engine import connect
 from distbp.errors import InputError
 from distbp.nn import Layer, Sequential
 from distbp.train import Model, Outcome, Recipe, Training, Watcher
+from distbp.train.exchange import as_watcher
 from distbp.train.pace import Protection
 
 Arrays = tuple[np.ndarray, np.ndarray]
@@ -117,7 +118,7 @@ class Trainer:
         held_out = None if test is None else Rows(*_arrays(test), "test")
         dataset = Dataset(Rows(*_arrays((x, y)), "arrays"), rows, held_out)
         training = Training(self.recipe.model_copy(update={"data": data}), dataset, protection=Protection())
-        outcome = self.engine.perform(training, watcher)
+        outcome = self.engine.perform(training, None if watcher is None else as_watcher(watcher))
         self._model = outcome.model
         return outcome
 

@@ -10,9 +10,13 @@ import time
 import uuid
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 from tests_support import RECIPE, distbp, result
+
+hypothesis.settings.register_profile("distbp", deadline=None)  # how long an example takes depends on who else computes
+hypothesis.settings.load_profile("distbp")
 
 CLONE_NEWNS = 0x20000
 

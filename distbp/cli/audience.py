@@ -12,7 +12,7 @@ from distbp.train.pace import UNHEARD, Brake
 from distbp.train.state import State
 
 
-class Audience:
+class Audience(Watcher):
     """Tells several watchers of a run; where one fails, the run stops after the present step, on all workers.
 
     So it leaves a checkpoint, where there is room for one.

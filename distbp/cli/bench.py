@@ -9,6 +9,7 @@ import typer
 
 from distbp.cli.options import Address, Calls, Cpus, Deadline, EngineName, Machines, TrustNetwork, Workers
 from distbp.errors import InputError
+from distbp.wording import counted
 
 
 def bench(
@@ -51,9 +52,9 @@ def _bench_text(figures: dict[str, Any]) -> str:
     mega = {name: n_bytes / 1e6 for name, n_bytes in figures["memory_bytes"].items()}
     return "\n".join(
         [
-            f"{'-'.join(map(str, figures['layers']))}, {figures['rows_per_worker']} rows a worker, "
-            f"{figures['optimizer']}, engine {figures['engine']}, {figures['workers']} workers: "
-            f"medians of {figures['steps']} steps",
+            f"{'-'.join(map(str, figures['layers']))}, {counted(figures['rows_per_worker'], 'row')} a worker, "
+            f"{figures['optimizer']}, engine {figures['engine']}, {counted(figures['workers'], 'worker')}: "
+            f"medians of {counted(figures['steps'], 'step')}",
             f"step                  {figures['ms_per_step']:9.3f} ms",
             f"its matrix products   {figures['matmul_ms_per_step']:9.3f} ms",
             f"efficiency            {figures['efficiency']:9.3f}",

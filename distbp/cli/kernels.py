@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from distbp.cli.recipe_file import read_values
+from distbp.cli.recipe_text import read_text, read_yaml
 from distbp.errors import InputError
 from distbp.kernels import choose_portable
 
@@ -19,9 +19,9 @@ _UNREADABLE = (InputError, OSError, ValueError, KeyError, TypeError, AttributeEr
 _LARGEST_HEADER = 100_000_000  # of a safetensors file, as its own reader has it
 
 
-def choose_kernels(recipe_file: Path | None, changes: list[str], resumed: Path | None) -> None:
+def choose_kernels(recipe_name: str | None, changes: list[str], resumed: Path | None) -> None:
     """Choose those of a recipe or, where a run is ``resumed``, those of its newest checkpoint."""
-    _choose(lambda: read_values(recipe_file, changes) if resumed is None else _recipe_of_run(resumed))
+    _choose(lambda: _changed_recipe(recipe_name, changes) if resumed is None else _recipe_of_run(resumed))
 
 
 def choose_kernels_of_model(path: Path) -> None:
@@ -34,6 +34,13 @@ def _choose(recipe: Callable[[], dict[str, Any]]) -> None:
     with suppress(*_UNREADABLE):
         if recipe().get("bits") == "portable":
             choose_portable()
+
+
+def _changed_recipe(recipe_name: str | None, changes: list[str]) -> dict[str, Any]:
+    """Return the recipe with those of ``changes`` that are of a key as a whole."""
+    where, text = read_text(recipe_name)
+    pairs = [change.partition("=") for change in changes]
+    return dict(read_yaml(text, where)) | {key: read_yaml(value, where) for key, _, value in pairs}
 
 
 def _recipe_of_run(folder: Path) -> dict[str, Any]:

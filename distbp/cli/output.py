@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distbp.errors import InputError
-from distbp.train import Outcome, Recipe
+from distbp.train import Outcome, Recipe, Watcher
 from distbp.train.checkpoint import Checkpoints
 from distbp.train.files import Hold, append_line, write_bytes, writing
 from distbp.train.state import State
@@ -15,7 +15,7 @@ from distbp.train.state import State
 _FILES = ("model.safetensors", "metrics.jsonl", "result.json")
 
 
-class Output:
+class Output(Watcher):
     """Writes the files of one run; a watcher of it, told by one process at a time.
 
     Parameters
@@ -96,9 +96,6 @@ class Output:
         self.has_begun = True
         self.records = [json.loads(line) for line in self.metrics.read_text().splitlines()]
 
-    def step(self, step: int) -> None:
-        pass
-
     def epoch(self, record: dict[str, Any]) -> None:
         if record["epoch"] <= len(self.records):  # some are computed again
             self._write(self.records[: record["epoch"] - 1])
@@ -120,9 +117,6 @@ class Output:
             self.checkpoints.remember(state, recipe)
         else:
             self.checkpoints.write(state, recipe)
-
-    def end(self) -> None:
-        pass
 
     def finish(self, outcome: Outcome) -> None:
         """Write the model and the result; raise TrainingError where that cannot be done."""

@@ -30,6 +30,7 @@ def predict(
     from distbp.data.sources import read_npy
     from distbp.train import Model
     from distbp.train.files import write_bytes
+    from distbp.wording import counted
 
     model = Model.load(folder)
     x = read_npy(Path(data)) if Path(data).suffix == ".npy" else rows_of(load(data), part).x
@@ -41,4 +42,4 @@ def predict(
     except OSError as error:
         given = f"{out} ({error.strerror})"
         raise InputError("a file that can be written", given, "choose another with --out", "output") from None
-    print(f"{len(y)} rows written to {out}")
+    print(f"{counted(len(y), 'row')} written to {out}")

@@ -1,87 +1,70 @@
-"""Recipes as YAML files, and changes to them from the command line."""
+"""Recipes, and changes to them from the command line."""
 
 from __future__ import annotations
 
-from importlib import resources
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import yaml
-
+from distbp.cli.recipe_text import read_text, read_yaml
 from distbp.errors import InputError
+from distbp.train import Recipe
+from distbp.train.recipe import DEFAULTS, TABLES, options_of, spelled_out
 
-if TYPE_CHECKING:
-    from distbp.train import Recipe
 
+def read_recipe(name: str | Path | None, changes: list[str]) -> Recipe:
+    """Return the recipe ``name``, a file or one of those that come along, with ``changes`` of the form key=value.
 
-def read_recipe(path: Path | None, changes: list[str]) -> Recipe:
-    """Return the recipe in ``path``, by default the one for ``digits``, with ``changes`` of the form key=value.
-
-    Keys are paths, as in ``optimizer.adam.learning_rate`` or ``model.0.dense``; values are YAML.
+    Keys are paths, as in ``optimizer.adam.learning_rate`` or ``model.0.dense``; the name of what is set may be left
+    out, as in ``optimizer.learning_rate`` or ``model.0.units``. Values are YAML.
 
     Raises
     ------
     InputError
         Where the file or a change cannot be read, or the outcome is no recipe.
     """
-    from distbp.train import Recipe
-
-    return Recipe.parse(read_values(path, changes), "digits.yaml" if path is None else str(path))
-
-
-def read_values(path: Path | None, changes: list[str]) -> dict[str, Any]:
-    """Return what ``read_recipe`` makes a recipe of: keys and values that need not be right."""
-    try:
-        text = (resources.files("distbp") / "recipes" / "digits.yaml").read_text() if path is None else path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError("a recipe that can be read", str(error), "check the path", str(path)) from None
-    where = "digits.yaml" if path is None else str(path)
-    values = _yaml(text, where)
+    where, text = read_text(name)
+    values = read_yaml(text, where)
     if not isinstance(values, dict):
         raise InputError("keys and values", type(values).__name__, "write for example `epochs: 10`", where)
     for change in changes:
-        _change(values, change)
+        key, equals, value = change.partition("=")
+        if not equals or not key:
+            raise InputError("key=value", repr(change), "write for example --set epochs=20", "--set")
+        values = _changed(values, key.split("."), read_yaml(value, f"--set {key}"), f"--set {key}", is_top=True)
+    return Recipe.parse(values, where)
+
+
+def _changed(
+    old: Any,
+    path: list[str],
+    value: Any,
+    where: str,
+    table: Mapping[str, type[Any]] | None = None,
+    *,
+    is_top: bool = False,
+) -> Any:
+    """Return ``old`` with ``value`` at ``path``; where something of ``table`` is named, its name may be left out."""
+    if not path:
+        return value
+    name, *rest = path
+    if table is not None and not isinstance(old, list):
+        named, options = spelled_out(old, table)
+        if name not in table or name in options_of(table.get(named)):
+            return {named: _changed(options, path, value, where)}
+        if not rest and any(name in options_of(cls) for cls in table.values()):
+            remedy = f"write out what is meant: {where}.{options_of(table[name])[0]}"
+            raise InputError(f"an option of {named}", f"{name}, which is a name as well", remedy, where)
+        before = options if name == named else {}
+        return {name: _changed(before, rest, value, where)}
+    if isinstance(old, list):
+        if not name.isdigit() or int(name) >= len(old):
+            raise InputError(f"a number from 0 to {len(old) - 1}", repr(name), "count from 0", where)
+        items = list(old)
+        items[int(name)] = _changed(items[int(name)], rest, value, where, table)
+        return items
+    values = dict(old) if isinstance(old, dict) else {}
+    below = TABLES.get(name) if is_top else None
+    before = values.get(name, DEFAULTS.get(name) if below else None)
+    values[name] = _changed(before, rest, value, where, below)
     return values
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads YAML without aliases, by which a short text could mean a huge value."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("an alias (*), which recipes do without")
-        return super().compose_node(parent, index)
-
-
-def _yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)  # noqa: S506 - as safe as SafeLoader, of which it is one
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError("YAML", " ".join(str(error).split()), "correct it", where) from None
-
-
-def _change(values: dict[str, Any], change: str) -> None:
-    key, equals, text = change.partition("=")
-    if not equals or not key:
-        raise InputError("key=value", repr(change), "write for example --set epochs=20", "--set")
-    place: Any = values
-    *path, last = key.split(".")
-    for depth, name in enumerate(path):
-        if isinstance(place, list):
-            place = place[_index(place, name, key)]
-            continue
-        if not isinstance(place.get(name), (dict, list)):
-            given = place.get(name)  # a name alone, as in `optimizer: adam`, may be given options
-            place[name] = {given: {}} if isinstance(given, str) and given == [*path, last][depth + 1] else {}
-        place = place[name]
-    value = _yaml(text, f"--set {key}")
-    if isinstance(place, list):
-        place[_index(place, last, key)] = value
-    else:
-        place[last] = value
-
-
-def _index(place: list[Any], name: str, key: str) -> int:
-    if not name.isdigit() or int(name) >= len(place):
-        raise InputError(f"a number from 0 to {len(place) - 1}", repr(name), "count from 0", f"--set {key}")
-    return int(name)

@@ -23,6 +23,7 @@ from distbp.train import Engine, Outcome, Recipe, Training
 from distbp.train.checkpoint import Checkpoints
 from distbp.train.pace import Brake, stopping_signals
 from distbp.train.state import State
+from distbp.wording import counted
 
 
 def output_of(engine: Engine, folder: Path | None, name: str, keep: int, state: State | None) -> Output:
@@ -41,7 +42,7 @@ def output_of(engine: Engine, folder: Path | None, name: str, keep: int, state: 
 def resumed(folder: Path, is_alone: bool) -> tuple[Recipe, State]:
     """Return recipe and state of the run in ``folder``, which has not ended."""
     if not is_alone:
-        given = "a recipe, --set, --shards or --out beside it"
+        given = "a recipe, a change of it or --out beside it"
         raise InputError("the recipe of the run itself", given, "leave these out", "--resume")
     if (folder / "result.json").exists():
         given = f"{folder}, whose run has ended"
@@ -53,10 +54,13 @@ def resumed(folder: Path, is_alone: bool) -> tuple[Recipe, State]:
     return recipe, state
 
 
-def train_to_the_end(training: Training, engine: Engine, output: Output) -> None:
-    """Train; write the files of the run and print its outcome, or say how to go on with it."""
+def train_to_the_end(training: Training, engine: Engine, output: Output, every: int | None) -> None:
+    """Train; write the files of the run and print its outcome, or say how to go on with it.
+
+    Of the epochs, one in ``every`` is shown; none for None.
+    """
     console = Console(force_terminal=has_terminal() if engine.name == "mpi" else None)
-    audience = Audience(engine.brake, ProgressDisplay(console), output)
+    audience = Audience(engine.brake, ProgressDisplay(console, every), output)
 
     def settle() -> None:
         audience.attempt(output.checkpoints.wait)
@@ -118,15 +122,19 @@ def _print_outcome(console: Console, outcome: Outcome, folder: Path) -> None:
         table.add_row(part, *(f"{value:.4f}" for value in values.values()))
     console.print(table)
     console.print(
-        f"{outcome.steps} steps in {outcome.train_seconds:.1f} s, {outcome.examples_per_second:,.0f} examples/s, "
-        f"{outcome.workers} workers, {outcome.shards} shards, engine {outcome.engine}",
+        f"{counted(outcome.steps, 'step')} in {outcome.train_seconds:.1f} s, "
+        f"{outcome.examples_per_second:,.0f} examples/s, {counted(outcome.workers, 'worker')}, "
+        f"{counted(outcome.shards, 'shard')}, engine {outcome.engine}",
         highlight=False,
         soft_wrap=True,
     )
+    if outcome.best_epoch is not None:
+        stopped = f"stopped at epoch {outcome.epochs}; " if outcome.stopped_early else ""
+        console.print(f"{stopped}best epoch {outcome.best_epoch} kept", highlight=False)
     if outcome.staleness is not None:
         mean, most, lead = (outcome.staleness[key] for key in ("mean", "max", "largest_lead"))
         console.print(
-            f"staleness {mean:.1f} updates, at most {most}; largest lead of a worker {lead} steps",
+            f"staleness {mean:.1f} updates, at most {most}; largest lead of a worker {counted(lead, 'step')}",
             highlight=False,
             soft_wrap=True,
         )

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TextIO
 
 from distbp.errors import DistbpError, TrainingError
 
@@ -37,11 +38,27 @@ class StandardOutput(io.TextIOWrapper):
         try:
             yield
         except OSError as error:
-            nowhere = os.open(os.devnull, os.O_WRONLY)  # for what is left in the buffers
-            os.dup2(nowhere, self.fileno())
-            os.close(nowhere)
+            _lead_nowhere(self.fileno())
             self.error = _unwritten(error)
             raise self.error from None
+
+
+class StandardError(io.TextIOWrapper):
+    """Standard error: what cannot be written goes nowhere, since there is nobody to tell."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            _lead_nowhere(self.fileno())
+            return len(text)
+
+
+def _lead_nowhere(handle: int) -> None:
+    """Let what is written to ``handle`` go nowhere, also what is left in buffers."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, handle)
+    os.close(nowhere)
 
 
 def prepare_streams() -> None:
@@ -51,19 +68,21 @@ def prepare_streams() -> None:
             os.fstat(number)
         except OSError:  # closed: the next file to be opened would be taken for it
             os.open(os.devnull, os.O_RDONLY)
-    given = sys.stdout
     handle = 1
     if (file := os.environ.get(_RELAY_VARIABLE)) is not None:
         with suppress(OSError):  # as where /proc cannot be read
             handle = os.open(file, os.O_WRONLY)
-    sys.stdout = StandardOutput(
-        io.BufferedWriter(io.FileIO(handle, "wb", closefd=False)),
-        encoding=getattr(given, "encoding", None),
-        errors="replace",  # as on a terminal without box characters
-        line_buffering=True,
-    )
-    if sys.stderr is None:
-        sys.stderr = os.fdopen(2, "w", closefd=False)
+    # Characters that a terminal does not have, such as those of boxes, are replaced.
+    sys.stdout = StandardOutput(_bytes(handle), _encoding(sys.stdout), "replace", line_buffering=True)
+    sys.stderr = StandardError(_bytes(2), _encoding(sys.stderr), "backslashreplace", line_buffering=True)
+
+
+def _bytes(handle: int) -> io.BufferedWriter:
+    return io.BufferedWriter(io.FileIO(handle, "wb", closefd=False))
+
+
+def _encoding(stream: TextIO | None) -> str | None:
+    return None if stream is None else stream.encoding
 
 
 class Relay:
@@ -110,5 +129,4 @@ def _unwritten(error: OSError) -> TrainingError:
 
 def say(error: DistbpError) -> None:
     """Write the message of ``error``, on a line of standard error."""
-    with suppress(OSError):  # as on a terminal that is gone
-        print(f"distbp: {error}", file=sys.stderr, flush=True)
+    print(f"distbp: {error}", file=sys.stderr, flush=True)

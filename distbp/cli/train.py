@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from distbp.cli.kernels import choose_kernels
-from distbp.cli.options import Address, Calls, Cpus, Deadline, EngineName, Machines, TrustNetwork
+from distbp.cli.options import (
+    CHECKPOINTS,
+    RAY,
+    RUN,
+    WORKERS,
+    Address,
+    Calls,
+    Cpus,
+    Deadline,
+    EngineName,
+    Machines,
+    TrustNetwork,
+)
 
 if TYPE_CHECKING:
     from distbp.train import Recipe
@@ -16,55 +28,95 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe_file: Annotated[Path | None, typer.Argument(metavar="[RECIPE.yaml]", help="By default: digits.")] = None,
+    recipe_name: Annotated[
+        str | None,
+        typer.Argument(metavar="[RECIPE]", help="A YAML file, or digits (the default) or fashion-mnist."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training rows.", rich_help_panel=RUN)] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Rows a step, of all shards together.", rich_help_panel=RUN)
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the optimizer.", rich_help_panel=RUN)] = None,
+    seed: Annotated[int | None, typer.Option(help="Of all that is drawn at random.", rich_help_panel=RUN)] = None,
+    shards: Annotated[
+        int | None,
+        typer.Option(min=1, help="Logical workers; by default those of the recipe.", rich_help_panel=RUN),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Change a key of the recipe: key=value.", rich_help_panel=RUN),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for model and metrics; by default runs/NAME-NUMBER.", rich_help_panel=RUN),
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Print a line every so many epochs.", rich_help_panel=RUN)] = 1,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the outcome alone.", rich_help_panel=RUN)] = False,
     engine: EngineName = "auto",
     workers: Annotated[
         str | None,
         typer.Option(
             help="Worker processes; outside mpirun, mpirun is started. On Ray also MIN:MAX: as many as there is room "
-            "for; more are taken in later, at a checkpoint."
+            "for; more are taken in later, at a checkpoint.",
+            rich_help_panel=WORKERS,
         ),
     ] = None,
-    shards: Annotated[int | None, typer.Option(min=1, help="Logical workers; by default those of the recipe.")] = None,
-    changes: Annotated[list[str] | None, typer.Option("--set", help="Change a key of the recipe: key=value.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for model and metrics; by default runs/NAME-NUMBER.")] = None,
-    send_data: Annotated[
-        bool,
-        typer.Option(help="Ray: read the rows here, and send each worker its own."),
-    ] = False,
     machines: Machines = None,
     deadline: Deadline = None,
     address: Address = None,
     cpus_per_worker: Cpus = 1.0,
+    send_data: Annotated[
+        bool,
+        typer.Option("--send-data", help="Read the rows here, and send each worker its own.", rich_help_panel=RAY),
+    ] = False,
+    max_failures: Annotated[
+        int,
+        typer.Option(min=0, help="How often to go on with new actors after some were lost.", rich_help_panel=RAY),
+    ] = 3,
+    trust_network: TrustNetwork = False,
     calls: Calls = "auto",
-    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with the run in this folder.", rich_help_panel=CHECKPOINTS)
+    ] = None,
     accept_other_arithmetic: Annotated[
         bool,
         typer.Option(
             "--accept-other-arithmetic",
             help="With --resume: go on although this machine rounds otherwise; the weights are then those of neither.",
+            rich_help_panel=CHECKPOINTS,
         ),
     ] = False,
-    checkpoint_steps: Annotated[int | None, typer.Option(min=1, help="Write a checkpoint every so many steps.")] = None,
-    checkpoint_minutes: Annotated[float, typer.Option(min=0.0, help="And every so many minutes.")] = 10.0,
-    keep: Annotated[int, typer.Option(min=1, help="How many of the newest checkpoints stay.")] = 3,
-    max_time: Annotated[
-        float | None, typer.Option(min=0.0, help="Write a checkpoint and stop after so many minutes of training.")
+    checkpoint_steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Write a checkpoint every so many steps.", rich_help_panel=CHECKPOINTS),
     ] = None,
-    max_failures: Annotated[
-        int, typer.Option(min=0, help="Ray: how often to go on with new actors after some were lost.")
+    checkpoint_minutes: Annotated[
+        float, typer.Option(min=0.0, help="And every so many minutes.", rich_help_panel=CHECKPOINTS)
+    ] = 10.0,
+    keep: Annotated[
+        int, typer.Option(min=1, help="How many of the newest checkpoints stay.", rich_help_panel=CHECKPOINTS)
     ] = 3,
-    trust_network: TrustNetwork = False,
+    max_time: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Write a checkpoint and stop after so many minutes of training.",
+            rich_help_panel=CHECKPOINTS,
+        ),
+    ] = None,
     fault: Annotated[
         list[str] | None,
-        typer.Option(help="For tests: lose a worker on purpose, as in kill:update:17:2; the next one after that."),
+        typer.Option(
+            hidden=True,
+            help="For tests: lose a worker on purpose, as in kill:update:17:2; the next one after that.",
+        ),
     ] = None,
 ) -> None:
-    """Train a network as a recipe says; without one, train `digits`.
+    """Train a network as a recipe says.
 
     On SIGTERM, SIGINT, SIGUSR1 or SIGHUP a run writes a checkpoint and stops.
     """
-    choose_kernels(recipe_file, changes or [], resume)  # before anything loads NumPy
+    choose_kernels(recipe_name, changes or [], resume)  # before anything loads NumPy
 
     import dataclasses
 
@@ -76,11 +128,19 @@ def train(
     from distbp.train.fault import Fault
     from distbp.train.pace import Protection
 
+    short = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "optimizer.learning_rate": learning_rate,
+        "seed": seed,
+        "shards": shards,
+    }
+    all_changes = [*(changes or []), *(f"{key}={value}" for key, value in short.items() if value is not None)]
+
     def begin() -> tuple[Recipe, State | None]:
         if resume is not None:
-            return resumed(resume, recipe_file is None and not changes and shards is None and out is None)
-        read = read_recipe(recipe_file, changes or [])
-        return (read if shards is None else read.model_copy(update={"shards": shards})), None
+            return resumed(resume, recipe_name is None and not all_changes and out is None)
+        return read_recipe(recipe_name, all_changes), None
 
     least, most = worker_range(workers)
     sizes = machine_sizes(machines, most)
@@ -103,4 +163,4 @@ def train(
             if send_data:
                 training = dataclasses.replace(training, dataset=load(recipe.data.source))
         output = output_of(connected, resume or out, name_of(recipe.data.source), keep, state)
-        train_to_the_end(training, connected, output)
+        train_to_the_end(training, connected, output, every=None if quiet else every)

@@ -16,6 +16,7 @@ from distbp.engine.mpi import import_mpi
 from distbp.engine.mpirun import is_launched, launch
 from distbp.errors import DistbpError, InputError, LostError, TrainingError
 from distbp.train import Engine, Recipe
+from distbp.wording import counted
 
 
 def worker_range(text: str | None) -> tuple[int | None, int | None]:
@@ -38,7 +39,9 @@ def machine_sizes(machines: str | None, workers: int | None) -> tuple[int, ...] 
         raise InputError("sizes such as 3+1", repr(machines), "give the workers of each machine", "--machines")
     sizes = tuple(map(int, words))
     if sum(sizes) != (workers or sum(sizes)):
-        raise InputError(f"machines of {workers} workers in all", machines, "let them add up", "--machines")
+        raise InputError(
+            f"machines of {counted(workers or 0, 'worker')} in all", machines, "let them add up", "--machines"
+        )
     return sizes
 
 

@@ -31,6 +31,10 @@ def read_idx(path: Path) -> np.ndarray:
             is_gzip = raw.read(2) == b"\x1f\x8b"
         with cast("BinaryIO", gzip.open(path, "rb")) if is_gzip else path.open("rb") as file:
             return _read(file, path)
+    except FileNotFoundError:
+        raise missing(path) from None
+    except InputError:
+        raise
     except (OSError, EOFError, ValueError, zlib.error) as error:  # ValueError: of a shape that NumPy cannot have
         raise _broken(path, f"a file that cannot be read ({error})") from None
 
@@ -54,6 +58,11 @@ def _read(file: BinaryIO, path: Path) -> np.ndarray:
         more = "more than that" if len(body) > n_bytes else f"{len(body)} bytes"
         raise _broken(path, f"a header for {n_bytes} bytes of shape {shape}, and {more}")
     return np.frombuffer(body, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+
+
+def missing(path: Path) -> InputError:
+    """Return the error for a file that does not exist."""
+    return InputError("a file of rows", f"none: {path} does not exist", "check the path")
 
 
 def _broken(path: Path, given: str) -> InputError:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import tokenize
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from distbp.data.dataset import Dataset, Rows
-from distbp.data.idx import read_idx
+from distbp.data.idx import missing, read_idx
 from distbp.errors import InputError
 from distbp.memory import available_bytes
 
@@ -37,7 +39,7 @@ _LAYOUTS = (
 )
 
 
-def load(source: str) -> Dataset:
+def load(source: str | os.PathLike[str]) -> Dataset:
     """Return the dataset that ``source`` names: ``digits``, a folder or an .npz file.
 
     Files of .npy are memory-mapped: rows are read when they are needed.
@@ -49,21 +51,28 @@ def load(source: str) -> Dataset:
     """
     if source == "digits":
         return _digits()
-    path = Path(source).expanduser()
+    path = _expanded(source)
     if not path.exists():
-        raise InputError(_LAYOUTS, f"{source!r}, which does not exist", "check the path", "data.source")
+        raise InputError(_LAYOUTS, f"none: {source} does not exist", "check the path", "data.source")
     if path.is_file() and path.suffix == ".npz":
         return _from_arrays(read_npz(path), path)
     if path.is_dir() and (path / "x.npy").exists():
         return _from_arrays({file.stem: read_npy(file) for file in sorted(path.glob("*.npy"))}, path)
     if path.is_dir() and _idx_file(path, "train-images"):
         return _from_idx(path)
-    raise InputError(_LAYOUTS, f"{source!r}", "put the files under these names", "data.source")
+    raise InputError(_LAYOUTS, f"{str(source)!r}", "put the files under these names", "data.source")
 
 
 def name_of(source: str) -> str:
     """Return what a run on ``source`` is called."""
-    return Path(source).expanduser().resolve().stem or "data"
+    return _expanded(source).resolve().stem or "data"
+
+
+def _expanded(source: str | os.PathLike[str]) -> Path:
+    """Return the path in which ~ is the home folder, for a user who has one."""
+    with suppress(RuntimeError):
+        return Path(source).expanduser()
+    return Path(source)
 
 
 def _digits() -> Dataset:
@@ -86,6 +95,10 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             )
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: _numbers(file[name], name) for name in file.files}
+    except FileNotFoundError:
+        raise missing(path) from None
+    except InputError:
+        raise
     except (*_BROKEN, zipfile.BadZipFile, zlib.error) as error:
         raise InputError(
             "a whole .npz file of numbers", f"{error}", "write it again with numpy.savez", str(path)
@@ -103,6 +116,8 @@ def read_npy(path: Path) -> np.ndarray:
     try:
         with np.errstate(over="ignore"):  # of a shape that is none
             return np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise missing(path) from None
     except _BROKEN as error:
         raise InputError(
             "a whole .npy file of numbers", f"{error}", "write it again with numpy.save", str(path)

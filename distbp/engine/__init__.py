@@ -10,6 +10,7 @@ from distbp.engine.mpirun import is_launched
 from distbp.engine.ray import CALLS, RayEngine, is_in_cluster
 from distbp.errors import InputError
 from distbp.train import Engine
+from distbp.wording import counted
 
 ENGINES = ("auto", "local", "mpi", "ray")
 """auto: mpi where an MPI launcher started this process, ray where an address of a cluster is known, else local."""
@@ -89,7 +90,9 @@ def connect(
         raise InputError("the engine ray, which can begin with fewer workers", given, "give one number", "--workers")
     if workers is not None and workers != group.n_workers:
         given = f"{group.n_workers} started by the engine {engine}"
-        raise InputError(f"{workers} workers", given, f"start them with: mpirun -n {workers} python SCRIPT", "workers")
+        raise InputError(
+            counted(workers, "worker"), given, f"start them with: mpirun -n {workers} python SCRIPT", "workers"
+        )
     return group
 
 

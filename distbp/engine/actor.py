@@ -30,7 +30,7 @@ from distbp.engine.push_pull import ActorPushPull, Desk
 from distbp.errors import DifferenceError, DistbpError, LostError
 from distbp.nn import Layout
 from distbp.train import Exchange
-from distbp.train.exchange import PushPull
+from distbp.train.exchange import PushPull, Watcher
 from distbp.train.pace import Brake
 from distbp.train.phases import Phases
 from distbp.train.plan import Plan
@@ -241,7 +241,7 @@ class Round:
             places[source] += array.nbytes
 
 
-class Recorder:
+class Recorder(Watcher):
     """A watcher whose driver hears everything with the next report; told by the job, asked by another thread."""
 
     def __init__(self) -> None:

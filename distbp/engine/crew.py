@@ -29,6 +29,7 @@ from distbp.train import Training, Watcher
 from distbp.train.exchange import Job
 from distbp.train.pace import GROW, Brake
 from distbp.train.state import State
+from distbp.wording import counted
 
 T = TypeVar("T")
 
@@ -141,8 +142,8 @@ class Crew:
         free, total = ray.available_resources().get("CPU", 0.0), ray.cluster_resources().get("CPU", 0.0)
         n_machines = sum(node["Alive"] for node in ray.nodes())
         return InputError(
-            f"room for {self.n_actors} actors of {cpus:g} CPUs each, {self.n_actors * cpus:g} CPUs in all",
-            f"{free:g} free of {total:g} CPUs on {n_machines} machines, within {self.terms.room_s:g} s",
+            f"room for {counted(self.n_actors, 'actor')} of {cpus:g} CPUs each, {self.n_actors * cpus:g} CPUs in all",
+            f"{free:g} free of {total:g} CPUs on {counted(n_machines, 'machine')}, within {self.terms.room_s:g} s",
             "use fewer --workers or --cpus-per-worker, add machines, or wait longer with --deadline",
             "Ray cluster",
         )

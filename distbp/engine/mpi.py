@@ -26,6 +26,7 @@ from distbp.engine.mpirun import INSTALL, STATUS_VARIABLE, is_launched
 from distbp.engine.surroundings import prepare_surroundings
 from distbp.engine.waiting import wait_until
 from distbp.errors import DifferenceError, DistbpError, InputError, LostError, TrainingError
+from distbp.wording import counted
 
 _START_DEADLINES = 60  # before training, workers read data: they may take that many deadlines
 _SPINS = 200
@@ -86,7 +87,9 @@ class MpiGroup(MachineGroup):
         if machines is not None:
             if sum(machines) != n_ranks or min(machines) < 1:
                 given = "+".join(map(str, machines))
-                raise InputError(f"machines of {n_ranks} workers in all", given, "let them add up", "machines")
+                raise InputError(
+                    f"machines of {counted(n_ranks, 'worker')} in all", given, "let them add up", "machines"
+                )
             self.identity = [str(m) for m, n in enumerate(machines) for _ in range(n)][self.worker]
         self._number()
 

@@ -41,7 +41,8 @@ def work(run: Run, line: PushPull) -> dict[str, Any]:
     order = line.push({"kind": "start"}, gradient, run.weights)
     while order["kind"] != "end":
         if order["kind"] == "evaluate":
-            report = {"kind": "tally", "tally": worker.evaluate("validation").sum(axis=0).tolist()}
+            with run.phases.evaluation():
+                report = {"kind": "tally", "tally": worker.evaluate("validation").sum(axis=0).tolist()}
         else:
             step = order["step"]
             bad_shard = worker.compute(step)

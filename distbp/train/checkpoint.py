@@ -36,7 +36,7 @@ def _digest(name: str, array: np.ndarray) -> str:
 def to_bytes(state: State, recipe: Recipe) -> bytes:
     """Return a checkpoint of a run of ``recipe``, whose shards are set, as the content of a file."""
     tensors = state.arrays()
-    text = json.dumps({"recipe": recipe.dump()} | state.header())
+    text = json.dumps({"recipe": recipe.dump(), "strangers": recipe.strangers()} | state.header())
     sums = {name: _digest(name, tensor) for name, tensor in tensors.items()}
     sums["run"] = hashlib.sha256(text.encode()).hexdigest()
     return save(tensors, {"format": FORMAT, "run": text, "sha256": json.dumps(sums)})
@@ -74,8 +74,10 @@ def load_checkpoint(path: Path) -> tuple[Recipe, State]:
             given = f"another checksum of {', '.join(damaged)}"
             raise InputError("a checkpoint as it was written", given, remedy, str(path))
         run = json.loads(text)
-        recipe = Recipe.parse(run["recipe"], str(path))
+        recipe = Recipe.parse(run["recipe"], str(path), run.get("strangers"))
         state = State.of(run, tensors)
+    except InputError:
+        raise
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise InputError("a whole checkpoint", repr(error), remedy, str(path)) from None
     _check(recipe, state, path)

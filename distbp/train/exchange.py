@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from distbp.errors import DistbpError, LostError
+from distbp.errors import DistbpError, InputError, LostError
 from distbp.nn import Layout
 from distbp.train.pace import Brake
 from distbp.train.phases import Phases
@@ -192,8 +192,8 @@ class Job(Protocol[T]):
         """Do this worker's share; ``watcher`` is told how it goes, by one worker only."""
 
 
-class Watcher(Protocol):
-    """Somebody who is told how training goes."""
+class Watcher:
+    """Somebody who is told how training goes: a base class whose hooks do nothing."""
 
     def begin(self, n_steps: int, n_epochs: int) -> None:
         """Training starts; it will take that many steps and epochs, if it does not stop early."""
@@ -215,6 +215,28 @@ class Watcher(Protocol):
 
     def end(self) -> None:
         """Training is over, rightly or not."""
+
+
+_HOOKS = [name for name in vars(Watcher) if not name.startswith("_")]
+
+
+def as_watcher(given: object) -> Watcher:
+    """Return ``given`` as a Watcher: what is none, but has some of its hooks, is told of these alone.
+
+    Raises
+    ------
+    InputError
+        Where it has none of them.
+    """
+    if isinstance(given, Watcher):
+        return given
+    own = {name: getattr(given, name) for name in _HOOKS if callable(getattr(given, name, None))}
+    if not own:
+        expected = f"a Watcher, with one or more of: {', '.join(_HOOKS)}"
+        raise InputError(expected, type(given).__name__, "derive its class from distbp.Watcher", "watcher")
+    watcher = Watcher()
+    watcher.__dict__.update(own)
+    return watcher
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ class Model:
             given = f"rows of shape {x.shape[1:]}"
             raise InputError(f"rows of shape {self.input_shape}", given, "reshape the features", where)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to ``path``: its tensors by name, and the recipe as JSON in the metadata."""
         network = self.recipe.network()
         layout = network.build(self.input_shape, self.weights.dtype)
@@ -116,13 +117,14 @@ class Model:
         metadata = {
             "format": FORMAT,
             "recipe": json.dumps(self.recipe.dump()),
+            "strangers": json.dumps(self.recipe.strangers()),
             "input_shape": json.dumps(self.input_shape),
             "arithmetic": json.dumps([own.model_dump() for own in self.arithmetic]),
         }
-        write_bytes(path, save({name: np.ascontiguousarray(t) for name, t in tensors.items()}, metadata))
+        write_bytes(Path(path), save({name: np.ascontiguousarray(t) for name, t in tensors.items()}, metadata))
 
     @staticmethod
-    def load(path: Path) -> Model:
+    def load(path: str | os.PathLike[str]) -> Model:
         """Return the model in ``path``: a file, or the folder of a run.
 
         Raises
@@ -130,9 +132,15 @@ class Model:
         InputError
             Where there is none, or it is damaged or of another format.
         """
-        file = path / "model.safetensors" if path.is_dir() else path
+        file = Path(path)
         if not file.exists():
-            raise InputError("a model, or the folder of a run", str(path), "train one first, or check the path")
+            given = f"none: {path} does not exist"
+            raise InputError("a model, or the folder of a run", given, "train one first, or check the path")
+        if file.is_dir():
+            file /= "model.safetensors"
+            if not file.exists():
+                given = f"{path}, which holds no model.safetensors"
+                raise InputError("a model, or the folder of a run that has ended", given, "train one first")
         try:
             with safe_open(file, framework="np") as content:
                 metadata = content.metadata() or {}
@@ -145,9 +153,13 @@ class Model:
                 f"a file of the format {FORMAT!r}", repr(given), "load a file that distbp wrote", str(file)
             )
         try:
-            recipe = Recipe.parse(json.loads(metadata["recipe"]), str(file))
+            recipe = Recipe.parse(
+                json.loads(metadata["recipe"]), str(file), json.loads(metadata.get("strangers", "{}"))
+            )
             input_shape = tuple(int(n) for n in json.loads(metadata["input_shape"]))
             arithmetic = tuple(map(Arithmetic.model_validate, json.loads(metadata.get("arithmetic", "[]"))))
+        except InputError:
+            raise
         except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise InputError(
                 "a recipe and an input shape in the metadata", repr(error), "save it again", str(file)

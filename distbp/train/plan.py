@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from distbp.data import share
 from distbp.errors import InputError
 from distbp.train.tree import Node, cover
+from distbp.wording import counted
 
 BLOCK = 4096
 """Elements of the parameter vector in one block: slices are cut at block boundaries, norms summed block by block."""
@@ -43,7 +44,7 @@ class Plan:
         if self.n_computing > self.n_shards:
             raise InputError(
                 "at least one shard for each worker",
-                f"{self.n_shards} shards and {self.n_computing} workers",
+                f"{counted(self.n_shards, 'shard')} and {counted(self.n_computing, 'worker')}",
                 "start fewer workers, or set `shards` in the recipe",
             )
 

@@ -14,15 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from distbp.errors import InputError
 from distbp.nn import LAYERS, LOSSES, CategoricalCrossEntropy, Layer, Loss, Sequential
 from distbp.optim import OPTIMIZERS, SCHEDULES, Adam, Constant, Optimizer, Schedule
+from distbp.train.foreign_keys import hint, synonym
 from distbp.train.mode import MODES, Mode, Synchronous
-
-
-class _MisfitError(ValueError):
-    """Carries an InputError through pydantic."""
-
-    def __init__(self, error: InputError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 def unknown(kind: str, given: str, valid: typing.Iterable[str]) -> InputError:
@@ -33,42 +26,54 @@ def unknown(kind: str, given: str, valid: typing.Iterable[str]) -> InputError:
     return InputError(f"{kind} of: {', '.join(valid)}", repr(given), remedy)
 
 
+def spelled_out(value: object, table: Mapping[str, type[Any]]) -> tuple[str, Any]:
+    """Return the name and the options of ``name``, ``{name: first option}`` or ``{name: {option: ...}}``.
+
+    The options are those of ``table`` by name; what stands for the first one where there is none is returned as it is.
+    """
+    if isinstance(value, str):
+        return value, {}
+    if not isinstance(value, Mapping) or len(value) != 1:
+        form = "a name, or {name: {option: value}}"
+        raise InputError(form, repr(value), f"write for example {next(iter(table))}")
+    ((name, options),) = value.items()
+    if options is None:
+        return str(name), {}
+    if not isinstance(options, Mapping) and name in table and (fields := dataclasses.fields(table[name])):
+        return str(name), {fields[0].name: options}
+    return str(name), options
+
+
+def options_of(cls: type[Any] | None) -> list[str]:
+    """Return the names of the options of ``cls``, a dataclass."""
+    return [] if cls is None else [field.name for field in dataclasses.fields(cls)]
+
+
 def _build(table: Mapping[str, type[Any]], kind: str, value: object) -> object:
     """Return the instance that ``value`` names: ``name``, ``{name: first option}`` or ``{name: {option: ...}}``."""
     if isinstance(value, (Layer, Loss, Optimizer, Schedule, Mode)):
         return value
-    name: str
-    options: Any
-    if isinstance(value, str):
-        name, options = value, None
-    elif isinstance(value, Mapping) and len(value) == 1:
-        ((key, options),) = value.items()
-        name = str(key)
-    else:
-        form = "a name, or {name: {option: value}}"
-        raise _MisfitError(InputError(form, repr(value), f"write for example {next(iter(table))}"))
+    name, options = spelled_out(value, table)
     if name not in table:
-        raise _MisfitError(unknown(kind, str(name), table))
+        raise unknown(kind, str(name), table)
     cls = table[name]
-    fields = [field.name for field in dataclasses.fields(cls)]
-    if options is None:
-        options = {}
+    fields = options_of(cls)
     if not isinstance(options, Mapping):
-        if not fields:
-            raise _MisfitError(InputError(f"{name} without options", repr(options), f"write just {name}"))
-        options = {fields[0]: options}
+        raise InputError(f"{name} without options", repr(options), f"write just {name}")
     for option in options:
         if option not in fields:
-            raise _MisfitError(unknown(f"an option of {name}", str(option), fields or ["(none)"]))
+            error = unknown(f"an option of {name}", str(option), fields or ["(none)"])
+            meant = synonym(str(option), fields)
+            raise error if meant is None else InputError(error.expected, error.given, f"did you mean {meant}?")
     try:
         return TypeAdapter(cls).validate_python(dict(options), strict=False)
-    except InputError as error:
-        raise _MisfitError(error) from None
     except ValidationError as error:
         first = error.errors()[0]
+        if isinstance(cause := first.get("ctx", {}).get("error"), InputError):
+            raise cause from None
         place = ".".join(str(part) for part in first["loc"])
         given = "nothing" if first["type"] == "missing" else repr(first["input"])
-        raise _MisfitError(InputError(first["msg"].lower(), given, "correct it", f"{name}.{place}")) from None
+        raise InputError(first["msg"].lower(), given, "correct it", f"{name}.{place}") from None
 
 
 def _config(item: Any) -> str | dict[str, Any]:
@@ -93,6 +98,23 @@ def _layers(value: object) -> object:
     return value.layers if isinstance(value, Sequential) else value
 
 
+TABLES: dict[str, Mapping[str, type[Any]]] = {
+    "model": LAYERS,
+    "loss": LOSSES,
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "mode": MODES,
+}
+"""What may be named under these keys of a recipe; ``model`` is a list of them."""
+DEFAULTS = {
+    "loss": CategoricalCrossEntropy.name,
+    "optimizer": Adam.name,
+    "schedule": Constant.name,
+    "mode": Synchronous.name,
+}
+"""What is named there where nothing is."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
@@ -113,6 +135,10 @@ class EarlyStopping(_Part):
     metric: Literal["loss", "accuracy"] = "loss"
     patience: int = Field(5, ge=1)
     min_delta: float = Field(0.0, ge=0.0)
+
+
+def _early_stopping(value: object) -> object:
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
 
 
 class Recipe(_Part):
@@ -142,13 +168,23 @@ class Recipe(_Part):
     bits: Literal["fastest", "portable"] = Field(
         "fastest", description="portable: the same on every x86-64 processor with AVX2 and FMA"
     )
-    early_stopping: EarlyStopping | None = None
+    early_stopping: Annotated[EarlyStopping | None, BeforeValidator(_early_stopping)] = Field(
+        None, description="true for the defaults"
+    )
     coordinators: Literal["all", 1] = Field("all", description="all: every worker updates a slice; 1: one does")
     mode: NamedMode = Field(default_factory=Synchronous, description="whom a worker waits for")
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], where: str = "recipe") -> Recipe:
-        """Return the recipe in ``values``; raise InputError, with the path of the key, where it is none."""
+    def parse(
+        cls, values: Mapping[str, Any], where: str = "recipe", strangers: Mapping[str, str] | None = None
+    ) -> Recipe:
+        """Return the recipe in ``values``; raise InputError, with the path of the key, where it is none.
+
+        ``strangers``, as the method of this name gives them, are what must have been defined before.
+        """
+        for name, module in dict(strangers or {}).items():
+            if not any(name in table for table in TABLES.values()):
+                raise _undefined(name, module, where)
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
@@ -157,6 +193,12 @@ class Recipe(_Part):
     def dump(self) -> dict[str, Any]:
         """Return the recipe as plain values that ``parse`` takes."""
         return self.model_dump(mode="json", exclude_none=True)
+
+    def strangers(self) -> dict[str, str]:
+        """Return what is named here and does not come with distbp, each with the module that defines it."""
+        parts: list[Any] = [*self.model, self.loss, self.optimizer, self.schedule, self.mode]
+        modules = {part.name: type(part).__module__ for part in parts}
+        return {name: module for name, module in modules.items() if module.partition(".")[0] != "distbp"}
 
     @property
     def is_synchronous(self) -> bool:
@@ -177,15 +219,25 @@ class Recipe(_Part):
         return copy.deepcopy(self.loss)
 
 
+def _undefined(name: str, module: str, where: str) -> InputError:
+    """Return the error for a recipe that names what ``module`` defines, which was not imported."""
+    source, remedy = f"the module {module!r}", "import that first, in Python"
+    if module == "__main__":
+        source, remedy = "a script or a notebook", "define it first, best in a module that both import"
+    return InputError(f"{name}, which {source} defines, to be defined", "a process that has not", remedy, where)
+
+
 def _explain(error: ValidationError, where: str) -> InputError:
     first = error.errors()[0]
     path = [str(part) for part in first["loc"] if part not in ("float", "str")]
     place = f"{where}: {'.'.join(path)}"
     cause = first.get("ctx", {}).get("error")
-    if isinstance(cause, _MisfitError):
-        inner = cause.error
-        return inner.at(f"{place} ({inner.where})" if inner.where else place)
+    if isinstance(cause, InputError):
+        return cause.at(f"{place} ({cause.where})" if cause.where else place)
     if first["type"] == "extra_forbidden":
+        told = hint(path[-1], first["input"])
+        if told is not None:
+            return InputError("a key of a recipe", repr(path[-1]), told, place)
         parts: dict[str, type[_Part]] = {"data": DataRecipe, "early_stopping": EarlyStopping}
         part = parts[path[0]] if len(path) > 1 else Recipe
         return unknown("a key", path[-1], part.model_fields).at(place)

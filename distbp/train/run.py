@@ -27,9 +27,10 @@ from distbp.train.phases import Phases
 from distbp.train.plan import Plan
 from distbp.train.recipe import Recipe
 from distbp.train.state import WEIGHTS, Copy, State, vector_names
-from distbp.train.stopping import Stopper
+from distbp.train.stopping import Stopper, best_epoch
 from distbp.train.tree import total
 from distbp.train.worker import Worker
+from distbp.wording import counted
 
 _SCALING_ROWS = 1024
 
@@ -40,6 +41,11 @@ class Outcome:
 
     ``staleness`` is None for the mode synchronous. Else it has, of the updates that came between a pull and the next
     push of a worker, ``mean`` and ``max``; the ``largest_lead`` of a worker, in steps; and the ``steps_of_workers``.
+
+    ``phase_seconds`` say where ``train_seconds`` went, and add up to them; ``other`` is what is none of the phases, as
+    are progress, checkpoints, what came before a resume. Evaluation comes on top: ``evaluation_seconds``.
+
+    ``best_epoch`` is the one whose weights early stopping kept.
     """
 
     model: Model
@@ -55,11 +61,25 @@ class Outcome:
     metrics: dict[str, dict[str, Any]]
     phase_seconds: dict[str, float] = field(default_factory=dict)
     staleness: dict[str, Any] | None = None
+    evaluation_seconds: float = 0.0
+    best_epoch: int | None = None
+    stopped_early: bool = False
 
     def summary(self) -> dict[str, Any]:
         """Return the content of result.json."""
-        keys = ("weights_sha256", "engine", "workers", "shards", "steps", "epochs", "train_seconds")
+        keys = (
+            "weights_sha256",
+            "engine",
+            "workers",
+            "shards",
+            "steps",
+            "epochs",
+            "train_seconds",
+            "evaluation_seconds",
+        )
         figures = {key: getattr(self, key) for key in (*keys, "examples_per_second", "phase_seconds")}
+        if self.best_epoch is not None:
+            figures |= {"best_epoch": self.best_epoch, "stopped_early": self.stopped_early}
         staleness = {} if self.staleness is None else {"staleness": self.staleness}
         arithmetic = [own.model_dump() for own in self.model.arithmetic]
         return figures | staleness | self.metrics | {"arithmetic": arithmetic}
@@ -101,7 +121,8 @@ class Run:
             n_shards = self.recipe.shards
             assert n_shards is not None
             if recipe.early_stopping and "validation" not in dataset.parts:
-                raise InputError("validation data, for early stopping", "none", "set data.validation", "recipe")
+                remedy = "set data.validation, or give fit a validation: validation=0.1"
+                raise InputError("validation data, for early stopping", "none", remedy, "recipe: early_stopping")
             self.network, self.loss = self.recipe.network(), self.recipe.loss_function()
             if recipe.early_stopping and recipe.early_stopping.metric == "accuracy" and not self.loss.is_classifier:
                 given = f"accuracy, with the loss {self.loss.name}"
@@ -113,7 +134,7 @@ class Run:
             if layout.size == 0:
                 raise InputError("a layer with parameters", "none", "add a dense layer", "recipe: model")
             if len(dataset.train) < n_shards:
-                given = f"{len(dataset.train)} rows and {n_shards} shards"
+                given = f"{counted(len(dataset.train), 'row')} and {counted(n_shards, 'shard')}"
                 raise InputError(
                     "at least one training row for each shard", given, "lower `shards`", dataset.train.where
                 )
@@ -281,7 +302,7 @@ class Run:
                         self.stop(step + 1)
                 elif (step + 1) % self.protection.copy_steps == 0 and self.group.can_recover:
                     self.copy(2 * step + 2)
-            self.history.append(self._record(epoch, time.perf_counter() - self.began))
+            self.history.append(self._record(epoch, self._train_seconds()))
             if watcher:
                 watcher.epoch(self.history[-1])
             if stopper.is_best(self.history[-1]):
@@ -330,7 +351,10 @@ class Run:
             watcher.checkpoint(self._state(copy).detached(), self.recipe, is_best=is_best)
 
     def _state(self, copy: Copy) -> State:
-        return replace(copy.state(self.history, time.perf_counter() - self.began), arithmetic=self.arithmetic)
+        return replace(copy.state(self.history, self._train_seconds()), arithmetic=self.arithmetic)
+
+    def _train_seconds(self) -> float:
+        return time.perf_counter() - self.began - self.phases.evaluation_s
 
     def states(self) -> dict[int, State]:
         """Return the states that there are whole copies of, by their moments."""
@@ -373,11 +397,12 @@ class Run:
 
     def evaluate(self, part: str) -> dict[str, Any]:
         """Return the metrics of a part of the data; each row is counted once. All workers must call it."""
-        return metrics(total(self.exchange.allgather(self.worker.evaluate(part))), self.loss)
+        with self.phases.evaluation():
+            return metrics(total(self.exchange.allgather(self.worker.evaluate(part))), self.loss)
 
     def _outcome(self, history: list[dict[str, Any]], staleness: dict[str, Any] | None = None) -> Outcome:
         self._pass("end", history[-1]["step"])
-        weights = self.weights.copy()
+        seconds, weights = dict(self.phases.seconds), self.weights.copy()
         model = Model(self.recipe, self.network.input_shape, weights, self.scaling, self.arithmetic)
         return Outcome(
             model=model,
@@ -391,8 +416,11 @@ class Run:
             examples_per_second=history[-1]["examples_per_second"],
             history=history,
             metrics={part: self.evaluate(part) for part in self.worker.shards},
-            phase_seconds=dict(self.phases.seconds),
+            phase_seconds=seconds | {"other": max(0.0, history[-1]["seconds"] - sum(seconds.values()))},
             staleness=staleness,
+            evaluation_seconds=self.phases.evaluation_s,
+            best_epoch=best_epoch(self.recipe.early_stopping, history),
+            stopped_early=len(history) < self.recipe.epochs,
         )
 
     def _own_shards(self, dataset: Dataset, worker: int) -> dict[str, dict[int, Shard]]:
@@ -436,6 +464,6 @@ def _require_fit(state: State, plan: Plan, where: str) -> None:
     """Raise InputError where ``state`` cannot be of a run with this plan."""
     n_elements, n_shards = len(state.vectors[WEIGHTS]), len(state.tally)
     if (n_elements, n_shards) != (plan.n_elements, plan.n_shards):
-        expected = f"a checkpoint of {plan.n_elements} parameters in {plan.n_shards} shards"
-        given = f"one of {n_elements} parameters in {n_shards} shards"
+        expected = f"a checkpoint of {counted(plan.n_elements, 'parameter')} in {counted(plan.n_shards, 'shard')}"
+        given = f"one of {counted(n_elements, 'parameter')} in {counted(n_shards, 'shard')}"
         raise InputError(expected, given, "resume with the data and the recipe of the run", where)

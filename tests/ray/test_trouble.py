@@ -134,8 +134,8 @@ BAD_JOBS = {
         "room for 7 actors of 1 CPUs each, 7 CPUs in all; given 4 free of 4 CPUs on 1 machines, within 1 s",
     ),
     "more workers than shards": (["--workers", 4, "--shards", 3], "at least one shard for each worker"),
-    "no such data": (["--set", "data.source=/nowhere/at/all"], "'/nowhere/at/all', which does not exist"),
-    "no such data to send": (["--set", "data.source=/nowhere", "--send-data"], "'/nowhere', which does not exist"),
+    "no such data": (["--set", "data.source=/nowhere/at/all"], "none: /nowhere/at/all does not exist"),
+    "no such data to send": (["--set", "data.source=/nowhere", "--send-data"], "none: /nowhere does not exist"),
     "a loss that is not finite": (["--set", "optimizer={sgd: 1.0e+30}"], "expected a finite loss and gradient"),
     "no finite loss, asynchronously": (
         ["--workers", 2, "--set", "mode=asynchronous", "--set", "optimizer={sgd: 1.0e+30}", "--set", "clip_norm=null"],

@@ -73,5 +73,5 @@ def test_a_recipe_that_is_no_yaml(tmp_path):
     path.write_text("model: [")
     with pytest.raises(InputError, match="expected YAML"):
         read_recipe(path, [])
-    with pytest.raises(InputError, match="a recipe that can be read"):
+    with pytest.raises(InputError, match="a recipe file, or one of: digits, fashion-mnist; given none"):
         read_recipe(tmp_path / "none.yaml", [])
