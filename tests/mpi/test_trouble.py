@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import our_processes, ranks
-from tests_support import COMMAND, RECIPE, distbp, finish, start, start_training
+from tests_support import COMMAND, RECIPE, distbp, finish, result, start, start_training
 
 pytestmark = pytest.mark.timeout(120)
 LONG = RECIPE.replace("epochs: 3", "epochs: 100000")
