@@ -144,7 +144,7 @@ def test_actors_with_other_kernels_are_refused(mixed_cluster, recipe, tmp_path, 
 
 @needs_avx2
 def test_actors_take_the_portable_kernels_wherever_they_are(mixed_cluster, recipe, portable, tmp_path):
-    options = ["--address", mixed_cluster.address, "--workers", 3, "--set", "bits=portable"]
+    options = ["--address", mixed_cluster.address, "--workers", 3, "--deadline", 30, "--set", "bits=portable"]
     distbp("train", recipe, *options, "--out", tmp_path / "run")
     compare(result(tmp_path / "run"), portable)
 
