@@ -144,7 +144,7 @@ def test_actors_with_other_kernels_are_refused(mixed_cluster, recipe, tmp_path, 
 
 @needs_avx2
 def test_actors_take_the_portable_kernels_wherever_they_are(mixed_cluster, recipe, portable, tmp_path):
-    options = ["--address", mixed_cluster.address, "--workers", 3, "--set", "bits=portable"]
+    options = ["--address", mixed_cluster.address, "--workers", 3, "--deadline", 30, "--set", "bits=portable"]
     distbp("train", recipe, *options, "--out", tmp_path / "run")
     compare(result(tmp_path / "run"), portable)
 
@@ -179,11 +179,7 @@ def stopped(recipe, tmp_path):
 
 
 @needs_families
-@pytest.mark.parametrize(
-    "options",
-    [[], ["--workers", 2], pytest.param(["--engine", "ray"], marks=[needs_ray, pytest.mark.thorough])],
-    ids=["local", "mpi", "ray"],
-)
+@pytest.mark.parametrize("options", [[], ["--workers", 2]], ids=["local", "mpi"])
 def test_a_run_goes_on_with_other_kernels_only_where_that_is_accepted(stopped, alone, options):
     before = {path: path.read_bytes() for path in stopped.rglob("*") if path.is_file()}
     said = refusal(distbp("train", "--resume", stopped, *options, status=2, **with_kernels(OTHER)))
@@ -198,6 +194,19 @@ def test_a_run_goes_on_with_other_kernels_only_where_that_is_accepted(stopped, a
     first, second = outcome["arithmetic"]
     assert first == alone["arithmetic"][0]
     assert OTHER["OPENBLAS_CORETYPE"] in second["kernels"]
+
+
+@needs_families
+@needs_ray
+@pytest.mark.thorough
+def test_a_run_goes_on_with_other_actors_only_where_that_is_accepted(stopped):
+    from ray_cluster import Cluster
+
+    with Cluster([1], env=os.environ | OTHER) as cluster:
+        command = ["train", "--resume", stopped, "--address", cluster.address]
+        assert "given matrix products and vector products that differ from" in refusal(distbp(*command, status=2))
+        distbp(*command, "--accept-other-arithmetic")
+    assert len(result(stopped)["arithmetic"]) == 2
 
 
 def test_a_run_goes_on_with_the_same_kernels_without_a_question(stopped, alone):
