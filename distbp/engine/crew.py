@@ -142,7 +142,7 @@ class Crew:
         """Reserve resources for all or, where there is no room, for fewer."""
         while True:
             bundles = [{"CPU": self.terms.cpus_per_worker}] * self.n_actors
-            self.group = self.ray.util.placement_group(bundles, strategy="PACK", name="distbp")
+            self.group = self.ray.util.placement_group(bundles, strategy="PACK")
             may_shrink = self.workers > self.least
             if self.group.wait(min(_ROOM_S, self.terms.room_s) if may_shrink else self.terms.room_s):
                 return

@@ -71,7 +71,7 @@ class RowBlocks:
         largest = signatures[self.n_rows]
         kinds, counts = np.unique(largest, return_counts=True)
         is_common = counts >= _LEAST_SHARE * self.n_rows
-        common = kinds[is_common] if is_common.any() else kinds[:1]
+        common = kinds[is_common] if is_common.any() else kinds[[np.argmax(counts)]]
         sizes = [n for n in self._candidates if np.isin(common, signatures[n]).all()]
         return [{n: np.flatnonzero(signatures[n] == kind) for n in sizes} for kind in common]
 
@@ -101,7 +101,7 @@ class RowBlocks:
         if len(self.groups) == 1:
             return [np.arange(len(x))]
         ends = np.cumsum([len(group[self.n_rows]) for group in self.groups])
-        chance = _hashed(x) * _ODD >> np.uint64(32)  # of 2^32
+        chance = _hashed(x + x.dtype.type(0)) * _ODD >> np.uint64(32)  # of 2^32; -0 is 0, as in a sparse matrix
         group = np.searchsorted(ends, chance * np.uint64(ends[-1]) >> np.uint64(32), "right")
         return [np.flatnonzero(group == i) for i in range(len(self.groups))]
 
