@@ -87,14 +87,17 @@ class Features:
             return self.x.reshape(len(self), -1)[:, columns]
         assert self.source is not None
         if isinstance(self.source, SparseRows):
-            starts = range(0, len(self), _BLOCK_ROWS)
-            blocks = [self.source[self.index[start : start + _BLOCK_ROWS]][:, columns] for start in starts]
-            raw = np.concatenate(blocks)
+            raw = self.source.columns(self.index, columns)
         else:
             raw = self.source.reshape(len(self.source), -1)[self.index[:, None], columns]
         if self.scaling is None:
             return raw.astype(self.dtype)
         return self.scaling.of_columns(columns).apply(raw, np.empty(raw.shape, self.dtype))
+
+    def of_zeros(self, columns: np.ndarray) -> np.ndarray:
+        """Return what these ``columns`` of a row of zeros are for the network (n_columns,)."""
+        zeros = np.zeros(len(columns), self.dtype)
+        return zeros if self.scaling is None else self.scaling.of_columns(columns).apply(zeros, zeros.copy())
 
 
 class Shard(Features):

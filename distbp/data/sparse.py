@@ -51,17 +51,26 @@ class SparseRows:
 
     def __getitem__(self, places: np.ndarray | slice) -> np.ndarray:
         """Return the rows at ``places`` as a dense array (n_places, n_columns)."""
-        taken = self.take(np.arange(len(self))[places])
+        taken = self.take(np.arange(*places.indices(len(self))) if isinstance(places, slice) else places)
         dense = np.zeros(taken.shape, self.dtype)
         dense[np.repeat(np.arange(len(taken)), np.diff(taken.indptr)), taken.indices] = taken.data
         return dense
 
     def take(self, places: np.ndarray) -> SparseRows:
         """Return the rows at ``places`` alone."""
-        starts, counts = self.indptr[places], np.diff(self.indptr)[places]
+        starts, counts = self.indptr[places], self.indptr[places + 1] - self.indptr[places]
         indptr = np.concatenate([[0], np.cumsum(counts)])
         entries = np.arange(indptr[-1]) + np.repeat(starts - indptr[:-1], counts)
         return SparseRows(self.data[entries], self.indices[entries], indptr, self.n_columns)
+
+    def columns(self, places: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """Return these ``columns``, in ascending order, of the rows at ``places`` as an array (n_places, n_columns)."""
+        taken = self.take(places)
+        at = np.minimum(np.searchsorted(columns, taken.indices), len(columns) - 1)
+        found = columns[at] == taken.indices
+        dense = np.zeros((len(taken), len(columns)), self.dtype)
+        dense[np.repeat(np.arange(len(taken)), np.diff(taken.indptr))[found], at[found]] = taken.data[found]
+        return dense
 
     def in_order(self, order: np.ndarray) -> SparseRows:
         """Return the rows with their columns in this ``order``."""

@@ -19,7 +19,7 @@ from distbp.nn.gradient_check import check_layer, check_loss
 from distbp.nn.initialisers import INITIALISERS
 from distbp.nn.layer import LAYERS, Layer
 from distbp.nn.losses import LOSSES, BinaryCrossEntropy, CategoricalCrossEntropy, Loss, SquaredError
-from distbp.nn.row_blocks import RowBlocks
+from distbp.nn.row_blocks import Block, RowBlocks, row_keys
 from distbp.nn.sequential import Gradient, Sequential, check_distinct
 from distbp.nn.vector import Layout, Parameter, aligned_zeros
 
@@ -30,6 +30,7 @@ __all__ = [
     "LAYERS",
     "LOSSES",
     "BinaryCrossEntropy",
+    "Block",
     "CategoricalCrossEntropy",
     "Dense",
     "Dropout",
@@ -54,4 +55,5 @@ __all__ = [
     "check_distinct",
     "check_layer",
     "check_loss",
+    "row_keys",
 ]

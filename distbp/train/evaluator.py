@@ -8,10 +8,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from distbp.data.shard import Features, Shard
-from distbp.nn import Loss, RowBlocks, Sequential
+from distbp.nn import Block, Loss, RowBlocks, Sequential, row_keys
 from distbp.train.phases import Phases
-
-Block = tuple[np.ndarray, np.ndarray]  # the row in each place of a block, and the places that count
 
 TALLY = ("loss", "rows", "correct")
 """What is summed over rows, in this order; metrics are made of the total."""
@@ -50,7 +48,7 @@ class Evaluator:
         self, network: Sequential, loss: Loss, row_limit: int | None, *, at_least: int = 0, phases: Phases | None = None
     ) -> None:
         self.network, self.loss, self.phases = network, loss, phases or Phases()
-        self.blocks = RowBlocks(network, row_limit)
+        self.blocks = RowBlocks(network, row_limit, lambda: self.phases.lap("forward"))
         self.n_rows = max(self.blocks.n_rows, at_least)
         loss.allocate(self.n_rows, network.output_shape[0], network.layout.dtype)
         self.x = np.empty((self.n_rows, *network.input_shape), network.layout.dtype)
@@ -60,19 +58,34 @@ class Evaluator:
     def _plan(self, rows: Features) -> list[Block]:
         """Return the blocks for ``rows``; those of a shard are the same in each epoch."""
         if rows not in self._plans:
-            self._plans[rows] = list(self.blocks.blocks(rows.columns(self.blocks.columns)))
+            self._plans[rows] = list(self.blocks.blocks(self._keys(rows)))
         return self._plans[rows]
+
+    def _keys(self, rows: Features) -> np.ndarray:
+        """Return the keys of ``rows``, made of a few columns or, where these were given as zero, of all."""
+        if len(self.blocks.groups) == 1:
+            return np.zeros(len(rows), np.uint64)  # all go to it
+        some = rows.columns(self.blocks.columns)
+        keys = row_keys(some)
+        empty = np.flatnonzero((some == rows.of_zeros(self.blocks.columns)).all(axis=1))
+        for start in range(0, len(empty), self.n_rows):
+            places = empty[start : start + self.n_rows]
+            x = self.x[: len(places)]
+            rows.read(places, x)
+            keys[places] = row_keys(x.reshape(len(x), -1))
+        return keys
 
     def tally(self, rows: Shard) -> np.ndarray:
         """Return the sums over ``rows`` under the present weights, (3,) in the order of ``TALLY``."""
         self.network.settle()
         tally = np.zeros(len(TALLY))
-        for places, counted in self._plan(rows):
-            x, t = self.x[: len(places)], self.t[: len(places)]
-            rows.gather(places, x, t)
+        for block in self._plan(rows):
+            n = len(block.rows)
+            x, t = self.x[:n], self.t[:n]
+            rows.gather(block.rows, x, t)
             z = self.network.logits(x)
-            if len(counted) < len(places):
-                z, t = z[counted], t[counted]
+            if len(block.counted) < n:
+                z, t = z[block.counted], t[block.counted]
             tally += (self.loss.forward(z, t), len(z), self.loss.correct(z, t))
             self.phases.lap("forward")
         return tally
@@ -81,9 +94,9 @@ class Evaluator:
         """Return the outputs for ``rows``, or what the loss takes, under the present weights (n, n_out)."""
         self.network.settle()
         y = np.empty((len(rows), *self.network.output_shape), self.network.layout.dtype)
-        for places, counted in self._plan(rows):
-            x = self.x[: len(places)]
-            rows.read(places, x)
+        for block in self._plan(rows):
+            x = self.x[: len(block.rows)]
+            rows.read(block.rows, x)
             outputs = self.network.logits(x) if logits else self.network.outputs(x)
-            y[places[counted]] = outputs[counted]
+            y[block.rows[block.counted]] = outputs[block.counted]
         return y

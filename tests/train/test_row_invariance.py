@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from distbp import Model, Recipe, Trainer, nn
 from distbp.data import Rows, Scaling
-from distbp.nn import LAYERS, LOSSES, RowBlocks, aligned_zeros
+from distbp.nn import LAYERS, LOSSES, RowBlocks, aligned_zeros, row_keys
 from distbp.nn.row_blocks import SIZES
 
 ELEMENTWISE = sorted(name for name, layer in LAYERS.items() if layer.is_activation and name != "softmax")
@@ -163,9 +163,9 @@ def test_groups_of_places_are_found_and_rows_stay_in_theirs(places):
 
     def compute(x):
         y = np.full_like(x, np.nan)
-        for chosen, counted in blocks.blocks(x[:, blocks.columns]):
-            network.resize(len(chosen))
-            y[chosen[counted]] = network.layers[0].forward(x[chosen])[counted]
+        for block in blocks.blocks(row_keys(x)):
+            network.resize(len(block.rows))
+            y[block.rows[block.counted]] = network.layers[0].forward(x[block.rows])[block.counted]
         return y
 
     x = rows(1000, 3).astype(np.float32)
@@ -179,8 +179,46 @@ def test_every_row_is_in_one_block_once_and_few_places_stay_empty():
     network.build((64,), np.dtype(np.float32))
     blocks = RowBlocks(network)
     for n in (1, 11, 12, 13, 100, 3000):
-        plan = list(blocks.blocks(rows(n, 64)[:, blocks.columns].astype(np.float32)))
-        counted = np.concatenate([chosen[places] for chosen, places in plan])
+        plan = list(blocks.blocks(row_keys(rows(n, 64).astype(np.float32))))
+        counted = np.concatenate([block.rows[block.counted] for block in plan])
         np.testing.assert_array_equal(np.sort(counted), np.arange(n))
-        assert {len(chosen) for chosen, _ in plan} <= set(SIZES)
-    assert sum(len(chosen) for chosen, _ in plan) < 1.06 * 3000
+        assert {len(block.rows) for block in plan} <= set(SIZES)
+    assert sum(len(block.rows) for block in plan) < 1.06 * 3000
+
+
+def test_rows_of_few_numbers_other_than_zero_fill_the_places_of_all_groups():
+    trained = model((5000, 64, 3))
+    x = scipy.sparse.random_array((2000, 5000), density=0.002, format="csr", rng=0)
+    evaluator = trained._evaluator
+    features = trained._features(x)
+    assert sum(len(block.rows) for block in evaluator._plan(features)) < 1.15 * 2000
+    y = trained.predict(x)
+    np.testing.assert_array_equal(trained.predict(x[3:4]), y[3:4])
+    np.testing.assert_array_equal(trained.predict(x.toarray() * -1.0 * -1.0 - 0.0), y)
+
+
+def test_negative_zeros_are_zeros():
+    trained = model((40, 64, 3))
+    x = np.where(rows(200, 40, 1) > 1.0, rows(200, 40), -0.0)
+    np.testing.assert_array_equal(trained.predict(x), trained.predict(scipy.sparse.csr_array(x)))
+
+
+class Lookup(nn.Layer):
+    """y = table[x] for codes 0 and 1: takes no other numbers."""
+
+    def forward(self, x):
+        np.copyto(self.y, np.array([0.5, 2.0], x.dtype)[x.astype(np.intp)])
+        return self.y
+
+    def backward(self, dy):
+        return dy
+
+
+def test_a_layer_that_takes_no_random_numbers_is_evaluated_all_the_same():
+    x = np.random.default_rng(0).integers(0, 2, (300, 6))
+    trainer = Trainer([Lookup(), nn.Dense(32), nn.ReLU(), nn.Dense(2), nn.Softmax()], epochs=1, shards=2)
+    try:
+        trainer.fit(x, x[:, 0])
+        np.testing.assert_array_equal(trainer.predict(x[:1]), trainer.predict(x)[:1])
+    finally:
+        del LAYERS["lookup"]
