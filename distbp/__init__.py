@@ -8,14 +8,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from distbp.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from distbp import nn, optim
     from distbp.data import load
     from distbp.errors import DistbpError, InputError, TrainingError
     from distbp.train import Model, Outcome, Recipe, Watcher
     from distbp.trainer import Trainer
-
-__version__ = "0.1.0"
 
 __all__ = [
     "DistbpError",

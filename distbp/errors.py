@@ -71,9 +71,19 @@ class DifferenceError(LostError):
 
 
 class FitInterrupt(KeyboardInterrupt):
-    """``Trainer.fit`` was interrupted; the trainer has the weights of the last whole epoch, and can go on."""
+    """``Trainer.fit`` was interrupted; the trainer has the weights of the last whole epoch, and can go on.
+
+    Parameters
+    ----------
+    signal:
+        What this process was interrupted by; 0 where it was another worker.
+    """
 
     agreed = True
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal
 
 
 class StoppedError(DistbpError):

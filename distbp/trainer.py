@@ -15,18 +15,18 @@ from rich.console import Console
 
 from distbp.data import Dataset, Rows, as_rows
 from distbp.engine import connect
+from distbp.engine.mpirun import has_terminal
 from distbp.errors import FitInterrupt, InputError, StoppedError
 from distbp.nn import Layer, Sequential
 from distbp.progress import ProgressDisplay
 from distbp.train import Model, Outcome, Recipe, Training, Watcher
 from distbp.train.audience import Audience
-from distbp.train.checkpoint import Checkpoints
 from distbp.train.exchange import as_watcher
-from distbp.train.files import Hold
+from distbp.train.folder import RunFolder, hold
 from distbp.train.pace import Protection, stopped_by_signals, stopping_signals
 from distbp.train.state import State
 
-_CHECKPOINT_MINUTES, _N_CHECKPOINTS = 10.0, 3
+_CHECKPOINT_MINUTES = 10.0
 _LINES = 20
 Pair = tuple[Any, Any]
 
@@ -90,7 +90,7 @@ class Trainer:
         self._hold_engine()
         self.history: list[dict[str, Any]] = []
         self._model: Model | None = None
-        self._state: State | None = None  # of a run that was interrupted
+        self._interrupted: tuple[Recipe, State] | None = None
 
     def _hold_engine(self) -> None:
         """Keep worker processes from one ``fit`` to the next, for as long as this trainer lives."""
@@ -125,6 +125,7 @@ class Trainer:
         checkpoint: str | Path | None = None,
         resume: bool = False,
         verbose: bool | None = None,
+        accept_other_arithmetic: bool = False,
     ) -> Outcome:
         """Train on the rows ``x`` (n, ...) with the targets ``y`` (n,) or (n, k); all workers call it with all rows.
 
@@ -146,6 +147,8 @@ class Trainer:
             there is none. Rows and options must be those of the run.
         verbose:
             Whether to show how training goes; by default in a notebook and on a terminal.
+        accept_other_arithmetic:
+            With ``resume``: go on although this machine rounds otherwise; the weights are then those of neither.
 
         Raises
         ------
@@ -158,25 +161,34 @@ class Trainer:
             After Ctrl-C, or with ``checkpoint`` another signal that asks for an end. The trainer has the weights of the
             last whole epoch then, and ``history``; ``fit(..., resume=True)`` goes on, to the same bits.
         """
-        train = as_rows(x, y)
-        fraction, held_out = None, _pair(test, "test", train)
-        if isinstance(validation, Real) and not isinstance(validation, bool) and 0.0 < validation < 1.0:
-            fraction, validation = float(validation), None
-        dataset = Dataset(
-            train, _pair(validation, "validation", train, ("a fraction in (0, 1), or ", "validation=0.1 or ")), held_out
-        )
-        data = self.recipe.data.model_copy(update={"validation": fraction})
-        recipe = self.recipe.model_copy(update={"data": data})
-        files = None if checkpoint is None else _Files(Path(checkpoint))
+        files = None if checkpoint is None else RunFolder(Path(checkpoint))
         with self.engine.agreement():
+            dataset, recipe = self._dataset(x, y, validation, test)
             state = self._state_of_before(recipe, files) if resume else None
         minutes = None if files is None else _CHECKPOINT_MINUTES
-        protection = Protection(checkpoint_minutes=minutes, is_interruptible=True)
-        watchers = [_display(verbose, recipe.epochs), files, None if watcher is None else as_watcher(watcher)]
-        training = Training(recipe, dataset, protection=protection, state=state)
-        return self._train(training, [one for one in watchers if one is not None], files)
+        training = Training(
+            recipe,
+            dataset,
+            protection=Protection(checkpoint_minutes=minutes, is_interruptible=True),
+            state=state,
+            accepts_other_arithmetic=accept_other_arithmetic,
+        )
+        display = _display(verbose, recipe.epochs, has_terminal() if self.engine.name == "mpi" else None)
+        watchers = [display, files, None if watcher is None else as_watcher(watcher)]
+        with hold(self.engine, files, is_resumed=resume):
+            return self._train(training, [one for one in watchers if one is not None], files)
 
-    def _train(self, training: Training, watchers: list[Watcher], files: _Files | None) -> Outcome:
+    def _dataset(self, x: Any, y: Any, validation: Pair | float | None, test: Pair | None) -> tuple[Dataset, Recipe]:
+        """Return the rows that were given, and the recipe with the fraction of them that is to be held out."""
+        train = as_rows(x, y)
+        fraction: float | None = None
+        if isinstance(validation, Real) and not isinstance(validation, bool) and 0.0 < validation < 1.0:
+            fraction, validation = float(validation), None
+        held_out = _pair(validation, "validation", train, ("a fraction in (0, 1), or ", "validation=0.1 or "))
+        data = self.recipe.data.model_copy(update={"validation": fraction})
+        return Dataset(train, held_out, _pair(test, "test", train)), self.recipe.model_copy(update={"data": data})
+
+    def _train(self, training: Training, watchers: list[Watcher], files: RunFolder | None) -> Outcome:
         """Train, and take what comes of it; raise FitInterrupt if training is interrupted."""
         engine = self.engine
         engine.brake.signal = 0
@@ -189,44 +201,41 @@ class Trainer:
             if audience.error is not None:
                 raise audience.error
 
+        if training.state is None:
+            self._model, self.history = None, []
         try:
-            if files is not None:
-                with engine.agreement():
-                    if self.worker == 0:
-                        files.take()
             with stopped_by_signals(engine.brake, signals):
                 outcome = engine.perform(training, audience)
             engine.conclude(settle)
         except StoppedError as stopped:
             engine.conclude(settle)
-            self._state, self.history = stopped.state, stopped.state.history
+            self._interrupted, self.history = (training.recipe, stopped.state), stopped.state.history
             raise self._interrupt(stopped, training.recipe.epochs) from None
-        finally:
-            if files is not None:
-                files.hold.let_go()
-        self._state, self._model, self.history = None, outcome.model, outcome.history
+        self._interrupted, self._model, self.history = None, outcome.model, outcome.history
         return outcome
 
     def _interrupt(self, stopped: StoppedError, n_epochs: int) -> FitInterrupt:
         """Return what to raise where training was ``stopped``; take the model that it hands over."""
-        if stopped.model is not None:
-            self._model = stopped.model
-        n_whole = len(self.history)
-        has = f"the trainer has the weights of epoch {n_whole} of {n_epochs}" if n_whole else "no epoch was whole"
-        return FitInterrupt(f"{stopped}; {has}; go on with fit(..., resume=True)")
+        self._model = stopped.model or self._model
+        epoch = f"epoch {len(self.history)} of {n_epochs}"
+        has = f"the trainer has the weights of {epoch}" if self._model else "no epoch was whole"
+        return FitInterrupt(f"{stopped}; {has}; go on with fit(..., resume=True)", stopped.signal)
 
-    def _state_of_before(self, recipe: Recipe, files: _Files | None) -> State | None:
+    def _state_of_before(self, recipe: Recipe, files: RunFolder | None) -> State | None:
         """Return the state of the run of ``recipe`` that was interrupted; None where there is nothing but a folder."""
-        if self._state is not None:
-            return self._state
-        if files is None:
+        if self._interrupted is not None:
+            found, state = self._interrupted
+        elif files is None:
             given = "none in this process, and no folder of checkpoints"
             raise InputError("a run that was interrupted", given, "leave out resume", "fit")
-        if not files.checkpoints.paths():
+        elif not files.checkpoints.paths():
             return None
-        found, state, _ = files.checkpoints.newest()
-        wanted = recipe.model_copy(update={"shards": recipe.shards or found.shards}).dump()
-        if differing := sorted(key for key, value in found.dump().items() if wanted.get(key) != value):
+        else:
+            found, state, _ = files.checkpoints.newest()
+        wanted, had = recipe.dump(), found.dump()
+        wanted["shards"] = recipe.shards or found.shards or len(state.tally)
+        had["shards"] = len(state.tally)
+        if differing := sorted(key for key in {*wanted, *had} if wanted.get(key) != had.get(key)):
             given = f"another {', '.join(differing)}"
             raise InputError(
                 "the options of the run that goes on", given, "set them as they were, or leave out resume", "fit"
@@ -259,44 +268,19 @@ class Trainer:
         model = Model.load(Path(path))
         trainer = cls.__new__(cls)
         trainer.recipe, trainer.engine, trainer._model = model.recipe, connect(engine), model
-        trainer.history, trainer._state = [], None
+        trainer.history, trainer._interrupted = [], None
         trainer._hold_engine()
         return trainer
 
 
-def _display(verbose: bool | None, n_epochs: int) -> ProgressDisplay | None:
+def _display(verbose: bool | None, n_epochs: int, has_terminal: bool | None) -> ProgressDisplay | None:
     """Return what shows how training goes, as a bar or as some twenty lines; None where nothing is to be shown."""
     in_notebook = "ipykernel" in sys.modules
     # Lines are text in notebooks, too, and notebooks are no terminals, though ipykernel asks for colours.
-    console = Console(force_jupyter=False, force_terminal=False if in_notebook else None)
+    console = Console(force_jupyter=False, force_terminal=False if in_notebook else has_terminal)
     if not (console.is_terminal or in_notebook if verbose is None else verbose):
         return None
     return ProgressDisplay(console, max(1, n_epochs // _LINES))
-
-
-class _Files(Watcher):
-    """The checkpoints of ``fit``, in a folder; a watcher."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.checkpoints, self.hold = folder, Checkpoints(folder, _N_CHECKPOINTS), Hold()
-
-    def take(self) -> None:
-        """Take the folder; raise InputError where it cannot be written to, or another process trains there."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            is_ours = self.hold.take(self.folder)
-        except OSError as error:
-            given = f"{self.folder} ({error.strerror})"
-            raise InputError("a folder that can be written", given, "choose another", "checkpoint") from None
-        if not is_ours:
-            given = f"{self.folder}, where another process is training"
-            raise InputError("a folder that no run writes to", given, "let it end, or end it", "checkpoint")
-
-    def checkpoint(self, state: State, recipe: Recipe, *, is_best: bool) -> None:
-        if is_best:
-            self.checkpoints.remember(state, recipe)
-        else:
-            self.checkpoints.write(state, recipe)
 
 
 def _pair(given: Any, name: str, train: Rows, also: tuple[str, str] = ("", "")) -> Rows | None:

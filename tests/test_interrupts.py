@@ -137,6 +137,48 @@ def test_a_checkpoint_lets_another_process_go_on(calm, tmp_path):
         trainer(seed=5).fit(x, y, validation=0.2, checkpoint=tmp_path / "run", resume=True)
 
 
+def test_a_folder_that_holds_a_run_is_not_written_into_by_another(tmp_path):
+    x, y = data()
+    with pytest.raises(KeyboardInterrupt):
+        trainer().fit(x, y, watcher=InterruptAt(17), checkpoint=tmp_path)
+    with pytest.raises(InputError, match=r"holds the checkpoints of a run; go on with it: fit\(..., resume=True\)"):
+        trainer().fit(x, y, checkpoint=tmp_path)
+    with pytest.raises(
+        InputError, match="the rows of the run that goes on; given other rows than the first 18 steps had"
+    ):
+        trainer().fit(x, 1 - y, checkpoint=tmp_path, resume=True)
+
+
+def test_a_run_goes_on_with_its_own_rows_and_options_alone():
+    x, y = data()
+    own = trainer()
+    with pytest.raises(KeyboardInterrupt):
+        own.fit(x, y, validation=0.2, watcher=InterruptAt(9))
+    with pytest.raises(InputError, match="given another data; set them as they were"):
+        own.fit(x, y, resume=True)
+    with pytest.raises(InputError, match="the rows of the run that goes on"):
+        own.fit(x + 1.0, y, validation=0.2, resume=True)
+    assert own.fit(x, y, validation=0.2, resume=True).epochs == 6
+
+
+def test_a_fit_that_begins_anew_has_no_weights_of_the_one_before():
+    x, y = data()
+    own = trainer()
+    own.fit(x, y)
+    with pytest.raises(KeyboardInterrupt, match="no epoch was whole"):
+        own.fit(x, y, watcher=InterruptAt(1))
+    with pytest.raises(InputError, match="call fit first"):
+        own.predict(x)
+
+
+def test_an_interrupt_of_another_process_before_an_epoch_is_whole_says_so(tmp_path):
+    x, y = data()
+    with pytest.raises(KeyboardInterrupt):
+        trainer().fit(x, y, watcher=InterruptAt(17), checkpoint=tmp_path)
+    with pytest.raises(KeyboardInterrupt, match="no epoch was whole"):
+        trainer().fit(x, y, watcher=InterruptAt(19), checkpoint=tmp_path, resume=True)
+
+
 def test_with_a_folder_and_nothing_in_it_resume_begins(calm, tmp_path):
     x, y = data()
     outcome = trainer().fit(x, y, validation=0.2, checkpoint=tmp_path / "new", resume=True)

@@ -207,8 +207,8 @@ def test_a_class_is_told_from_the_logit_and_not_from_its_rounded_probability():
     trainer = fitted(binary())
     weights = trainer.model.weights
     weights[...] = 0.0
-    network, _ = trainer.model.network()
-    network.layout.views(weights)["2_dense.b"][...] = 1e-9
+    layout = trainer.recipe.network().build(trainer.model.input_shape, weights.dtype)
+    layout.views(weights)["2_dense.b"][...] = 1e-9
     assert trainer.predict(X)[0] == 0.5
     assert trainer.predict_classes(X).all()
     assert trainer.evaluate(X, np.ones(120))["accuracy"] == 1.0

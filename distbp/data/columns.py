@@ -16,15 +16,23 @@ _NAMED = 5
 
 
 def columns_of(names: Iterable[object], where: str) -> Columns | None:
-    """Return the names of the columns; None where they are not all strings. Raise InputError where one comes twice."""
+    """Return the names of the columns; None where they are but numbers from 0. Raise InputError where one comes twice.
+
+    What is no string is named as Python writes it.
+    """
     given = tuple(names)
-    if not all(isinstance(name, str) for name in given):
+    if _are_places(given):
         return None
-    columns = tuple(str(name) for name in given)
+    columns = tuple(name if isinstance(name, str) else repr(name) for name in given)
     twice = sorted({name for name in columns if columns.count(name) > 1}) if len(set(columns)) < len(columns) else []
     if twice:
         raise InputError("columns of different names", f"{list_of(twice)} more than once", "rename them", where)
     return columns
+
+
+def _are_places(names: tuple[object, ...]) -> bool:
+    """Return whether ``names`` are 0, 1, 2, ..., as of a frame that was given none."""
+    return all(not isinstance(name, str) and name == i for i, name in enumerate(names))
 
 
 def column_name(column: int, columns: Columns | None) -> str:
@@ -49,6 +57,8 @@ def in_order(x: Matrix, columns: Columns | None, wanted: Columns | None, where: 
     InputError
         Names those that are missing or that nobody asked for.
     """
+    if columns is not None and wanted is None and sorted(columns) == sorted(map(str, range(len(columns)))):
+        wanted = tuple(map(str, range(len(columns))))  # these were nameless; here they are numbered in another order
     if wanted is None or columns == wanted:
         return x
     if columns is None:

@@ -36,9 +36,7 @@ from distbp.train.phases import Phases
 from distbp.train.plan import Plan
 from distbp.train.recipe import Recipe
 from distbp.train.state import State
-
-PACKAGES = ("ray", "numpy", "distbp")
-"""Whose versions must be the same in the driver and in all workers; Python's must, too."""
+from distbp.version import __version__
 
 _PAUSE_S = 0.5  # a turn takes no longer than this, so that its caller hears of trouble elsewhere
 _PAUSE_BETWEEN_MACHINES_S = 0.1  # there, others may need the next turn to go on
@@ -51,8 +49,9 @@ _NEVER = 1 << 62
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and ``PACKAGES`` in this process."""
-    return {"Python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+    """Return the versions of what must be the same in the driver and in all workers."""
+    packages = {"ray": metadata.version("ray"), "numpy": np.__version__, "distbp": __version__}
+    return {"Python": platform.python_version()} | packages
 
 
 def forget_semaphores() -> None:

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -109,6 +109,8 @@ class Crew:
         self.workers, self.has_server, self.environment = workers, has_server, dict(environment or {})
         self.n_actors = workers + has_server
         self.actors: list[Any] = []
+        self.ends: list[Any] = []  # of the job, one of each actor
+        self.group: Any = None
         self.carrier: Carrier | None = None
         self.lost: list[int] = []
         self.is_orphan = False  # whether the raylet of this process has died: what it asks of Ray now ends it
@@ -131,12 +133,19 @@ class Crew:
     def renew(self) -> bool:
         """Return whether the actors are ready for another job."""
         self.step, self.told = -1, ""
+        if self.ends and len(self._ended()) < len(self.ends):
+            return False
         calls = [actor.renew.options(concurrency_group="ping").remote() for actor in self.actors]
         try:
             self.ray.get(calls, timeout=self.terms.deadline_s)
         except self.ray.exceptions.RayError:
             return False
         return True
+
+    def _ended(self) -> list[Any]:
+        """Return the calls of those who have ended the job, which all should soon."""
+        done: list[Any] = self.ray.wait(self.ends, num_returns=len(self.ends), timeout=self.terms.deadline_s)[0]
+        return done
 
     def _reserve(self) -> None:
         """Reserve resources for all or, where there is no room, for fewer."""
@@ -255,11 +264,12 @@ class Crew:
 
     def _perform(self, job: Job[Any], listener: Listener) -> Any:
         put = self.ray.put
-        content = put(pack_job(job))
         rows = [b""] * self.n_actors
         if isinstance(job, Training) and job.dataset is not None:
             dataset = job.rows()
+            job = replace(job, rows_digest=dataset.digest())
             rows = [put(pack_rows(dataset, job.recipe, w, self.workers)) for w in range(self.n_actors)]
+        content = put(pack_job(job))
         server = self.actors[-1] if self.has_server else None
         self.ends = [
             actor.run.options(concurrency_group="run").remote(content, self._member(worker), rows[worker], server)
@@ -267,9 +277,8 @@ class Crew:
         ]
         is_guarded = not isinstance(job, Training) or job.recipe.is_synchronous
         self.patience_s = self.terms.deadline_s * (GUARDED if is_guarded else 1)
-        self.brake.is_manned = isinstance(job, Training) and job.protection is not None
-        self._drive(listener)
-        self.brake.is_manned = False
+        with self.brake.manned(isinstance(job, Training) and job.protection is not None):
+            self._drive(listener)
         return unpack_result(self._end(0).partition(b"\n")[2])
 
     def _member(self, worker: int) -> bytes:
@@ -439,7 +448,8 @@ class Crew:
             self.ray.wait(ends, num_returns=len(ends), timeout=_END_S)
         for actor in self.actors:
             self.ray.kill(actor)
-        self.ray.util.remove_placement_group(self.group)
+        if self.group is not None:
+            self.ray.util.remove_placement_group(self.group)
 
 
 class Listener:

@@ -236,7 +236,7 @@ class MpiGroup(MachineGroup):
 
     def _end_all(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         """End all ranks when an exception ends this one, after its traceback; stands in for sys.excepthook."""
-        if isinstance(error, DistbpError) and error.agreed:
+        if getattr(error, "agreed", False):
             if self.worker == 0:
                 sys.stderr.write(f"{type(error).__name__}: {error}\n")
                 sys.stderr.flush()

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 from distbp.engine.crew import Crew, Terms, WorkerLostError
 from distbp.engine.surroundings import prepare_surroundings
@@ -36,6 +37,9 @@ _RUNNING, _OF_ITS_OWN = "auto", "local"
 _QUIET = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
 _GROW_PAUSE_S = 5.0  # at least so long from one growth to the next, and twice as long each time
 _LONGEST_PAUSE_S = 30.0
+
+_RESTING: WeakSet[RayEngine] = WeakSet()
+"""Those of this process whose actors stay for the next job."""
 
 INSTALL = "install it with: pip install 'distbp[ray]'"
 
@@ -207,6 +211,8 @@ class RayEngine(Engine):
         environment = portable_environment() if recipe is not None and recipe.bits == "portable" else {}
         crew = self._rested(has_server, environment)
         if crew is None:
+            for other in list(_RESTING):  # their actors hold what these may need
+                other.release()
             brake, n = self.brake, self.workers
             options: dict[str, Any] = {"least": least, "is_anew": is_anew, "environment": environment}
             crew = Crew(self.ray, self.terms, brake, self._can_grow, n, has_server, **options).__enter__()
@@ -220,6 +226,7 @@ class RayEngine(Engine):
             is_whole = crew.can_rest and crew.workers == self.workers
             if self.holds and is_whole and (error is None or isinstance(error, StoppedError)):
                 self.idle = crew
+                _RESTING.add(self)
             else:
                 crew.__exit__(None if error is None else type(error), error, None)
 

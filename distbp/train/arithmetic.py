@@ -13,7 +13,6 @@ import hashlib
 import math
 import platform
 from collections.abc import Callable, Iterable, Sequence
-from importlib import metadata
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -23,6 +22,7 @@ from distbp.kernels import c_library, described, processor
 from distbp.nn import Layout
 from distbp.randomness import generator
 from distbp.train.recipe import Recipe
+from distbp.version import __version__
 
 _VERSIONS = ("distbp", "numpy")  # that must be the same on all workers
 _MOST_PRODUCTS = 1 << 21  # of two numbers, in one matrix product: more than those that have kernels for small ones
@@ -79,7 +79,7 @@ def _measured(
     numbers = _numbers(longest + _VECTOR, dtype)
     digests = {"matrix products": _digest(_product(numbers, *product) for product in products)}
     digests |= {name: _digest(make(numbers[:_VECTOR])) for name, make in _OPERATIONS.items()}
-    versions = {name: metadata.version(name) for name in _VERSIONS}
+    versions = {"distbp": __version__, "numpy": np.__version__}
     versions |= {"Python": platform.python_version(), "C library": c_library()}
     return Arithmetic(processor=processor(), kernels=described(), versions=versions, threads=threads, digests=digests)
 
@@ -195,7 +195,7 @@ def require_same(earlier: Sequence[Arithmetic], now: Arithmetic) -> None:
             f"what has computed the run so far ({earlier[-1]})",
             f"{' and '.join(differences)} that differ from it ({now})",
             "go on where the arithmetic is the same or, to weights that are those of neither, with "
-            "--accept-other-arithmetic",
+            "--accept-other-arithmetic, or in Python fit(..., accept_other_arithmetic=True)",
             "a run that goes on",
         )
 

@@ -280,6 +280,7 @@ class ParameterServer:
             time.perf_counter() - self.began,
             self.ledger.model_copy(update={"unseen": unseen}),
             self.run.arithmetic,
+            self.run.rows,
         )
 
     def rescued(self) -> State:

@@ -234,6 +234,9 @@ def as_watcher(given: object) -> Watcher:
     InputError
         Where it has none of them.
     """
+    if isinstance(given, type):
+        name = given.__name__
+        raise InputError("a watcher", f"the class {name}", f"give one of it: watcher={name}()", "watcher")
     if isinstance(given, Watcher):
         return given
     own = {name: getattr(given, name) for name in _HOOKS if callable(getattr(given, name, None))}

@@ -64,9 +64,9 @@ class Model:
     targets: Columns | None = None
 
     def __repr__(self) -> str:
-        network = self._evaluator.network
+        network = self.recipe.network()
         kinds = ", ".join(layer.name for layer in network.layers)
-        n = network.layout.n_parameters
+        n = network.build(self.input_shape, self.weights.dtype).n_parameters
         return f"Model({kinds}; {counted(n, 'parameter')} of {self.weights.dtype}, rows of shape {self.input_shape})"
 
     @functools.cached_property

@@ -85,6 +85,15 @@ class Brake:
         self.is_manned = False
         self.signal = 0
 
+    @contextmanager
+    def manned(self, is_manned: bool = True) -> Iterator[None]:
+        """Let there be a run inside that heeds it."""
+        self.is_manned = is_manned
+        try:
+            yield
+        finally:
+            self.is_manned = False
+
     def pull(self, signal: int) -> None:
         """Let the run stop because of ``signal``."""
         self.signal = signal

@@ -109,6 +109,8 @@ class Run:
         How the run is protected against its end; None for not at all.
     state:
         Where to go on from; None to begin.
+    rows:
+        What tells the rows of the run from others.
 
     Raises
     ------
@@ -123,7 +125,9 @@ class Run:
         group: Group,
         protection: Protection | None = None,
         state: State | None = None,
+        rows: str = "",
     ) -> None:
+        self.rows = rows
         with group.agreement():
             require(recipe.bits)
             self.recipe = recipe.model_copy(update={"shards": recipe.shards or group.n_workers})
@@ -285,8 +289,13 @@ class Run:
         with threadpool_limits(self.recipe.blas_threads, "blas"), np.errstate(all="ignore"):  # looked at step by step
             if self.recipe.is_synchronous:
                 watcher = watcher if self.group.worker == 0 else None
-                with watched(watcher, self.n_steps, self.recipe.epochs):
-                    return self._outcome(self._epochs(watcher))
+                with (
+                    watched(watcher, self.n_steps, self.recipe.epochs),
+                    self.group.brake.manned(bool(self.exchange.copies)),
+                ):
+                    history = self._epochs(watcher)
+                    self.group.brake.is_manned = False
+                    return self._outcome(history)
             line = self.group.push_pull(self.exchange)
             if self.group.worker == self.group.n_workers:
                 self.server = ParameterServer(self, line, self.state)
@@ -299,7 +308,6 @@ class Run:
             stopper.is_best(record)
         self.began = time.perf_counter() - self.seconds
         self.phases.reset()
-        self.group.brake.is_manned = bool(self.exchange.copies)
         while len(self.history) < self.recipe.epochs and not stopper.is_over:
             epoch = len(self.history)
             first = epoch * self.partition.epoch_steps
@@ -321,7 +329,6 @@ class Run:
                 self.coordinator.keep()
                 self._keep(2 * (first + self.partition.epoch_steps) + 1, watcher, is_best=True)
             self.phases.last = time.perf_counter()
-        self.group.brake.is_manned = False
         if self.recipe.early_stopping:
             self.coordinator.go_back()
             self.exchange.spread(self.n_steps)
@@ -363,7 +370,7 @@ class Run:
             watcher.checkpoint(self._state(copy).detached(), self.recipe, is_best=is_best)
 
     def _state(self, copy: Copy) -> State:
-        return replace(copy.state(self.history, self._train_seconds()), arithmetic=self.arithmetic)
+        return replace(copy.state(self.history, self._train_seconds()), arithmetic=self.arithmetic, rows=self.rows)
 
     def _train_seconds(self) -> float:
         return time.perf_counter() - self.began - self.phases.evaluation_s

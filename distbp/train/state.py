@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,7 @@ class _Header(BaseModel):
     seconds: NonNegativeFloat
     ledger: Ledger | None
     arithmetic: list[Arithmetic] = []
+    rows: str = ""
 
 
 @dataclass
@@ -82,6 +83,8 @@ class State:
         In the modes in which workers push.
     arithmetic:
         What the workers have computed with so far, the newest last; more than one where the user accepted another.
+    rows:
+        ``Dataset.digest`` of the rows of the run.
     """
 
     step: int
@@ -91,20 +94,20 @@ class State:
     seconds: float
     ledger: Ledger | None = None
     arithmetic: tuple[Arithmetic, ...] = ()
+    rows: str = ""
 
     def detached(self) -> State:
         """Return the same in memory of its own."""
         vectors = {name: vector.copy() for name, vector in self.vectors.items()}
         ledger = self.ledger and self.ledger.model_copy(deep=True)
-        history = list(self.history)
-        return State(self.step, vectors, self.tally.copy(), history, self.seconds, ledger, self.arithmetic)
+        return replace(self, vectors=vectors, tally=self.tally.copy(), history=list(self.history), ledger=ledger)
 
     def header(self) -> dict[str, Any]:
         """Return all but the arrays, as JSON has it."""
         ledger = self.ledger and self.ledger.model_dump()
         arithmetic = [own.model_dump() for own in self.arithmetic]
         figures = {"step": self.step, "history": self.history, "seconds": self.seconds}
-        return figures | {"ledger": ledger, "arithmetic": arithmetic}
+        return figures | {"ledger": ledger, "arithmetic": arithmetic, "rows": self.rows}
 
     @classmethod
     def of(cls, header: Mapping[str, Any], arrays: dict[str, np.ndarray]) -> State:
@@ -117,7 +120,8 @@ class State:
         """
         known = _Header.model_validate(header)
         tally = arrays.pop("tally")
-        return cls(known.step, arrays, tally, known.history, known.seconds, known.ledger, tuple(known.arithmetic))
+        arithmetic = tuple(known.arithmetic)
+        return cls(known.step, arrays, tally, known.history, known.seconds, known.ledger, arithmetic, known.rows)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the vectors and the tally by their names."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from distbp.train.pace import Protection
 from distbp.train.recipe import Recipe
 from distbp.train.run import Outcome, Run
 from distbp.train.state import State
+from distbp.wording import counted
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Training:
         How the run is protected against its end; None for not at all.
     state:
         Where to go on from; None to begin.
+    rows_digest:
+        ``Dataset.digest`` of all rows, where a worker has only some of them.
     accepts_other_arithmetic:
         Whether to go on although the workers compute with other roundings than those before them: the weights are then
         those of neither.
@@ -43,21 +47,29 @@ class Training:
     protection: Protection | None = None
     state: State | None = None
     accepts_other_arithmetic: bool = False
+    rows_digest: str = ""
 
     def perform(self, group: Group, watcher: Watcher | None) -> Outcome:
         state, run, dataset, protection = self.state, None, None, self.protection
-        said, is_repeated = "", False
+        said, is_repeated, rows = "", False, ""
         while True:
             began = time.monotonic()
             try:
                 if dataset is None:
                     with group.agreement():
                         dataset = self.rows()
+                        rows = self.rows_digest or dataset.digest()
                     if self.is_whole:
-                        _require_same(dataset, group)
-                run = Run(self.recipe, dataset, group, protection, state)
-                if state is not None and not self.accepts_other_arithmetic:
-                    with group.agreement():
+                        _require_same(rows, self._moment(state), group, dataset.train.where)
+                with group.agreement():
+                    if state is not None and state.rows and state.rows != rows:
+                        given = f"other rows than the first {counted(state.step, 'step')} had"
+                        raise InputError(
+                            "the rows of the run that goes on", given, "give the same", dataset.train.where
+                        )
+                run = Run(self.recipe, dataset, group, protection, state, rows)
+                with group.agreement():
+                    if state is not None and not self.accepts_other_arithmetic:
                         require_same(state.arithmetic, run.arithmetic[-1])
                 group.run = run
                 if said and watcher and self.protection and group.worker == 0:
@@ -102,14 +114,17 @@ def _check_targets(rows: Rows, dtype: np.dtype[Any]) -> None:
             raise InputError(f"targets that differ also in {dtype}", given, remedy, rows.where)
 
 
-def _require_same(dataset: Dataset, group: Group) -> None:
-    """Raise InputError on all workers where one of them has other rows than the first: each reads or makes its own."""
-    digest = dataset.digest()
-    first = group.first(digest)
+def _require_same(rows: str, moment: int, group: Group, where: str) -> None:
+    """Raise InputError on all workers where one has other ``rows`` than the first, or goes on from another moment."""
+    first_rows, first_moment = json.loads(group.first(json.dumps([rows, moment])))
     with group.agreement():
-        if digest != first:
+        if rows != first_rows:
             remedy = "read the same rows in the same order everywhere, and draw random ones with a seed"
-            raise InputError("the same rows on all workers", "other rows than on worker 0", remedy, dataset.train.where)
+            raise InputError("the same rows on all workers", "other rows than on worker 0", remedy, where)
+        if moment != first_moment:
+            given = f"step {moment // 2}, and step {first_moment // 2} on worker 0"
+            remedy = "let all workers see the folder of the checkpoints"
+            raise InputError("the same state on all workers, to go on from", given, remedy, where)
 
 
 def twice(lost: DifferenceError) -> TrainingError:

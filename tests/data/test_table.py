@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 
 from distbp import InputError
-from distbp.data import Rows, SparseRows, as_features, as_rows
+from distbp.data import Rows, SparseRows, as_features, as_rows, in_order
 
 X = np.arange(12.0).reshape(4, 3) / 8
 FRAME = pd.DataFrame(X, columns=["age", "size", "income"])
@@ -180,9 +180,21 @@ def test_targets_whose_labels_stand_in_another_order_are_refused():
     as_rows(FRAME, y.set_axis([7, 8, 9, 10]))  # labels of their own say nothing
 
 
-@pytest.mark.parametrize("columns", [[0, 1, 2], ["a", "b", 3], pd.MultiIndex.from_product([["a"], [1, 2, 3]])])
-def test_columns_whose_names_are_no_strings_have_no_names(columns):
-    assert as_features(pd.DataFrame(X, columns=columns))[1] is None
+def test_columns_that_are_but_numbered_have_no_names():
+    assert as_features(pd.DataFrame(X))[1] is None
+
+
+@pytest.mark.parametrize("columns", [[10, 20, 30], ["a", "b", 3], pd.MultiIndex.from_product([["a"], [1, 2, 3]])])
+def test_columns_whose_names_are_no_strings_are_put_in_order_as_well(columns):
+    frame = pd.DataFrame(X, columns=columns)
+    names = as_features(frame)[1]
+    other, theirs = as_features(frame[frame.columns[::-1]])
+    np.testing.assert_array_equal(in_order(other, theirs, names, "x"), X)
+
+
+def test_numbered_columns_in_another_order_are_put_in_order():
+    other, theirs = as_features(pd.DataFrame(X)[[2, 0, 1]])
+    np.testing.assert_array_equal(in_order(other, theirs, None, "x"), X)
 
 
 def test_a_table_of_another_library_keeps_the_names_of_its_columns():
