@@ -143,9 +143,7 @@ def test_a_folder_that_holds_a_run_is_not_written_into_by_another(tmp_path):
         trainer().fit(x, y, watcher=InterruptAt(17), checkpoint=tmp_path)
     with pytest.raises(InputError, match=r"holds the checkpoints of a run; go on with it: fit\(..., resume=True\)"):
         trainer().fit(x, y, checkpoint=tmp_path)
-    with pytest.raises(
-        InputError, match="the rows of the run that goes on; given other rows than the first 18 steps had"
-    ):
+    with pytest.raises(InputError, match=r"the run that goes on; given other rows than the first \d+ steps had"):
         trainer().fit(x, 1 - y, checkpoint=tmp_path, resume=True)
 
 
