@@ -79,7 +79,8 @@ def test_biases_are_drawn_as_the_weights_of_one_more_input(init, variance):
 
 
 def test_the_default_depends_on_the_place_of_the_layer_and_draws_biases():
-    layers = [nn.Flatten(), nn.Dense(5), nn.ReLU(), nn.Dense(4), nn.Dropout(0.1), nn.Dense(4), nn.Dense(3), nn.Softmax()]
+    layers = [nn.Flatten(), nn.Dense(5), nn.ReLU(), nn.Dense(4), nn.Dropout(0.1)]
+    layers += [nn.Dense(4), nn.Dense(3), nn.Softmax()]
     inits = [None, "torch_uniform", None, "glorot_uniform", None, "glorot_uniform", "torch_uniform", None]
     pairs = zip(layers, inits, strict=True)
     named = [nn.Dense(layer.units, init, bias_init="lecun_uniform") if init else layer for layer, init in pairs]
