@@ -100,7 +100,6 @@ class Tanh(Activation):
 class ReLU(Activation):
     """y = max(x, 0)."""
 
-    initialiser: ClassVar[str] = "he_normal"
     slope_dtype: ClassVar[type | None] = bool
     n_scratch: ClassVar[int] = 1
 
@@ -115,7 +114,6 @@ class LeakyReLU(Activation):
     """y = x where x > 0, else negative_slope · x (Maas et al., ICML 2013)."""
 
     negative_slope: float = 0.01
-    initialiser: ClassVar[str] = "he_normal"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.negative_slope < 1.0:
@@ -133,7 +131,6 @@ class ELU(Activation):
     """y = x where x > 0, else α (exp x - 1) (Clevert et al., ICLR 2016);  dy/dx = 1, else y + α."""
 
     alpha: float = 1.0
-    initialiser: ClassVar[str] = "he_normal"
     n_scratch: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
@@ -160,7 +157,6 @@ class GELU(Activation):
     dy/dx = (1 + t)/2 + x/2 (1 - t²) c (1 + 3 · 0.044715 x²).
     """
 
-    initialiser: ClassVar[str] = "he_normal"
     n_scratch: ClassVar[int] = 2
 
     def apply(self, x: np.ndarray, y: np.ndarray, slope: np.ndarray, *scratch: np.ndarray) -> None:
@@ -188,7 +184,6 @@ class GELU(Activation):
 class SiLU(Activation):
     """y = x σ(x) (Elfwing et al., 2018; also called swish);  dy/dx = σ + y (1 - σ) = y + σ (1 - y)."""
 
-    initialiser: ClassVar[str] = "he_normal"
     n_scratch: ClassVar[int] = 1
 
     def apply(self, x: np.ndarray, y: np.ndarray, slope: np.ndarray, *scratch: np.ndarray) -> None:
@@ -203,7 +198,6 @@ class SiLU(Activation):
 class Softplus(Activation):
     """y = log(1 + exp x);  dy/dx = σ(x)."""
 
-    initialiser: ClassVar[str] = "he_normal"
     n_scratch: ClassVar[int] = 1
 
     def apply(self, x: np.ndarray, y: np.ndarray, slope: np.ndarray, *scratch: np.ndarray) -> None:

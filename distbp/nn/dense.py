@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from distbp.errors import InputError
-from distbp.nn.initialisers import INITIALISERS
+from distbp.nn.initialisers import BIAS, INITIALISERS
 from distbp.nn.layer import Layer, Shape
 from distbp.nn.vector import Parameter
 
@@ -21,20 +21,26 @@ class Dense(Layer):
     units:
         n_out.
     init:
-        A name of ``INITIALISERS``; by default the one that suits the activation that follows.
+        A name of ``INITIALISERS`` for W; by default torch_uniform in the first and the last layer with parameters,
+        glorot_uniform between them.
     bias:
         Whether there is a b.
+    bias_init:
+        A name of ``INITIALISERS`` for b, drawn as the weight of one more input would be.
     """
 
     units: int
     init: str | None = None
     bias: bool = True
+    bias_init: str = BIAS
 
     def __post_init__(self) -> None:
         if self.units < 1:
             raise InputError("units of at least 1", str(self.units), "give the number of outputs", where="dense")
-        if self.init is not None and self.init not in INITIALISERS:
-            raise InputError(f"an initialiser of {', '.join(INITIALISERS)}", self.init, "choose one", where="dense")
+        for option, init in (("init", self.init), ("bias_init", self.bias_init)):
+            if init is not None and init not in INITIALISERS:
+                expected = f"an initialiser of {', '.join(INITIALISERS)}"
+                raise InputError(expected, repr(init), "choose one", where=f"dense, {option}")
 
     @classmethod
     def examples(cls) -> list[Layer]:
@@ -46,8 +52,10 @@ class Dense(Layer):
         return (self.units,)
 
     def parameters(self, shape: Shape) -> dict[str, Parameter]:
-        W = Parameter((self.units, shape[0]), self.init or "default")
-        return {"W": W, "b": Parameter((self.units,), "zeros", decay=False)} if self.bias else {"W": W}
+        (n_in,) = shape
+        W = Parameter((self.units, n_in), self.init or "default")
+        b = Parameter((self.units,), self.bias_init, decay=False, n_in=n_in)
+        return {"W": W, "b": b} if self.bias else {"W": W}
 
     def allocate(self, shape: Shape, n_rows: int, dtype: np.dtype, *, needs_dx: bool) -> None:
         super().allocate(shape, n_rows, dtype, needs_dx=needs_dx)

@@ -1,7 +1,13 @@
-"""Initial weights: ``INITIALISERS`` maps a name to a function (generator, shape) -> array.
+"""Initial weights: ``INITIALISERS`` maps a name to a function (generator, shape, n_in) -> array.
 
-For a weight of shape (n_out, n_in), the variance is 2 / (n_in + n_out) for Glorot (Glorot and Bengio, AISTATS 2010),
-2 / n_in for He (He et al., ICCV 2015) and 1 / n_in for LeCun (LeCun et al., "Efficient BackProp", 1998).
+For a parameter of shape (n_out, ...) whose outputs each sum ``n_in`` inputs, the variance is
+
+- 2 / (n_in + n_out) for Glorot (Glorot and Bengio, AISTATS 2010),
+- 2 / n_in for He (He et al., ICCV 2015),
+- 1 / n_in for LeCun (LeCun et al., "Efficient BackProp", 1998),
+- 1 / (3 n_in) for ``torch_uniform``: U(-1/√n_in, 1/√n_in), which PyTorch's ``nn.Linear`` uses for weights and biases.
+
+Where no name is given, ``ENDS``, ``BETWEEN`` and ``BIAS`` say what is drawn; initialisers.md says why.
 """
 
 from __future__ import annotations
@@ -11,30 +17,28 @@ from collections.abc import Callable
 
 import numpy as np
 
-Initialiser = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+ENDS, BETWEEN, BIAS = "torch_uniform", "glorot_uniform", "lecun_uniform"
+"""The defaults: for the weights of the first and the last layer, of those between them, and for biases."""
 
-
-def _fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return (n_in, n_out) of a weight of shape (n_out, n_in)."""
-    return math.prod(shape[1:]), shape[0]
+Initialiser = Callable[[np.random.Generator, tuple[int, ...], int], np.ndarray]
 
 
 def _normal(variance: Callable[[int, int], float]) -> Initialiser:
-    def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        return rng.standard_normal(shape) * math.sqrt(variance(*_fans(shape)))
+    def draw(rng: np.random.Generator, shape: tuple[int, ...], n_in: int) -> np.ndarray:
+        return rng.standard_normal(shape) * math.sqrt(variance(n_in, shape[0]))
 
     return draw
 
 
 def _uniform(variance: Callable[[int, int], float]) -> Initialiser:
-    def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-        limit = math.sqrt(3.0 * variance(*_fans(shape)))
+    def draw(rng: np.random.Generator, shape: tuple[int, ...], n_in: int) -> np.ndarray:
+        limit = math.sqrt(3.0 * variance(n_in, shape[0]))
         return rng.uniform(-limit, limit, shape)
 
     return draw
 
 
-def _zeros(_: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+def _zeros(_: np.random.Generator, shape: tuple[int, ...], __: int) -> np.ndarray:
     return np.zeros(shape)
 
 
@@ -50,6 +54,10 @@ def _lecun(n_in: int, _: int) -> float:
     return 1.0 / n_in
 
 
+def _torch(n_in: int, _: int) -> float:
+    return 1.0 / (3.0 * n_in)
+
+
 INITIALISERS: dict[str, Initialiser] = {
     "glorot_normal": _normal(_glorot),
     "glorot_uniform": _uniform(_glorot),
@@ -57,5 +65,6 @@ INITIALISERS: dict[str, Initialiser] = {
     "he_uniform": _uniform(_he),
     "lecun_normal": _normal(_lecun),
     "lecun_uniform": _uniform(_lecun),
+    "torch_uniform": _uniform(_torch),
     "zeros": _zeros,
 }

@@ -59,8 +59,6 @@ class Layer(ABC):
     """
 
     name: ClassVar[str]
-    initialiser: ClassVar[str] = "glorot_uniform"
-    """The initialiser that suits the weights before this layer, where it is an activation."""
     is_activation: ClassVar[bool] = False
     is_random: ClassVar[bool] = False
     """Whether ``forward`` draws from ``self.generator`` (None outside training)."""

@@ -12,10 +12,10 @@ import numpy as np
 from distbp.errors import InputError
 from distbp.nn.activations import Activation
 from distbp.nn.dense import Dense
-from distbp.nn.initialisers import INITIALISERS
+from distbp.nn.initialisers import BETWEEN, ENDS
 from distbp.nn.layer import Layer, Shape
 from distbp.nn.losses import Loss
-from distbp.nn.vector import Layout, Parameter
+from distbp.nn.vector import Layout
 from distbp.randomness import generator
 
 
@@ -67,31 +67,27 @@ class Sequential:
         """
         self.input_shape = tuple(input_shape)
         self.shapes = [self.input_shape]  # shapes[i] goes into layer i
-        parameters: list[tuple[str, Parameter]] = []
         for i, layer in enumerate(self.layers):
-            shape = self.shapes[-1]
             try:
-                self.shapes.append(layer.output_shape(shape))
+                self.shapes.append(layer.output_shape(self.shapes[-1]))
             except InputError as error:
                 raise error.at(f"layer {self.layer_name(i)}") from None
-            for name, parameter in layer.parameters(shape).items():
-                fitting = self._initialiser_before(i) if parameter.initialiser == "default" else parameter.initialiser
-                parameters.append(
-                    (f"{self.layer_name(i)}.{name}", Parameter(parameter.shape, fitting, parameter.decay))
-                )
+        of_layers = [layer.parameters(shape) for layer, shape in zip(self.layers, self.shapes, strict=False)]
+        with_parameters = [i for i, parameters in enumerate(of_layers) if parameters]
+        ends = with_parameters[:1] + with_parameters[-1:]
+        parameters = [
+            (f"{self.layer_name(i)}.{name}", parameter.with_default(ENDS if i in ends else BETWEEN))
+            for i in with_parameters
+            for name, parameter in of_layers[i].items()
+        ]
         self.layout = Layout(parameters, np.dtype(dtype))
-        has_parameters = [bool(layer.parameters(shape)) for layer, shape in zip(self.layers, self.shapes, strict=False)]
+        self.lowest = with_parameters[0] if with_parameters else len(self.layers)
         self.logit_layers = self.layers
-        self.lowest = has_parameters.index(True) if True in has_parameters else len(self.layers)
         return self.layout
 
     def layer_name(self, i: int) -> str:
         """Return the name of layer ``i`` in messages and files: its position and kind, as in ``2_dense``."""
         return f"{i}_{self.layers[i].name}"
-
-    def _initialiser_before(self, i: int) -> str:
-        following = (layer for layer in self.layers[i + 1 :] if layer.is_activation)
-        return next(following, Layer).initialiser
 
     @property
     def output_shape(self) -> Shape:
@@ -102,8 +98,7 @@ class Sequential:
         weights.fill(0.0)
         views = self.layout.views(weights)
         for segment in self.layout.segments:
-            draw = INITIALISERS[segment.parameter.initialiser]
-            views[segment.name][...] = draw(generator(seed, "weights", segment.name), segment.parameter.shape)
+            views[segment.name][...] = segment.parameter.draw(generator(seed, "weights", segment.name))
 
     def bind(self, weights: np.ndarray, n_rows: int, *, backward: bool = True) -> None:
         """Use the vector ``weights``, and make the buffers for batches of at most ``n_rows`` rows."""

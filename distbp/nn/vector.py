@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from distbp.nn.initialisers import INITIALISERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,11 +28,33 @@ def aligned_zeros(n: int, dtype: np.dtype) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Parameter:
-    """What a layer asks for: an array of ``shape``, drawn by ``initialiser``; ``decay`` is False for biases."""
+    """What a layer asks for.
+
+    Parameters
+    ----------
+    shape:
+        Of the array; the first axis counts outputs.
+    initialiser:
+        A name of ``INITIALISERS``, or "default": what suits the place of the layer in the network.
+    decay:
+        Whether weight decay applies; not so for biases.
+    n_in:
+        How many inputs an output sums, for the variance of the draws; by default the product of all axes but the first.
+    """
 
     shape: tuple[int, ...]
     initialiser: str
     decay: bool = True
+    n_in: int | None = None
+
+    def with_default(self, initialiser: str) -> Parameter:
+        """Return this parameter, drawn by ``initialiser`` if it asks for the default."""
+        return replace(self, initialiser=initialiser) if self.initialiser == "default" else self
+
+    def draw(self, rng: np.random.Generator) -> np.ndarray:
+        """Return initial values."""
+        n_in = math.prod(self.shape[1:]) if self.n_in is None else self.n_in
+        return INITIALISERS[self.initialiser](rng, self.shape, n_in)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ def test_sha256_is_of_the_numbers_without_the_gaps():
         ("he_uniform", 2 / 400),
         ("lecun_normal", 1 / 400),
         ("lecun_uniform", 1 / 400),
+        ("torch_uniform", 1 / 1200),
         ("zeros", 0),
     ],
 )
@@ -58,14 +59,58 @@ def test_initial_weights_have_the_variance_of_their_source(init, variance):
     W = network.layers[0].weight.W
     assert abs(W.mean()) < 4 * math.sqrt(variance / W.size) + 1e-12
     assert W.var() == pytest.approx(variance, rel=0.02)
-    assert not network.layers[0].weight.b.any()
 
 
-@pytest.mark.parametrize(("layer", "init"), [(nn.ReLU(), "he_normal"), (nn.Tanh(), "glorot_uniform")])
-def test_the_default_initialiser_fits_the_activation_that_follows(layer, init):
-    _, _, default = bound(nn.Dense(5), nn.Dropout(0.1), layer)
-    _, _, named = bound(nn.Dense(5, init=init), nn.Dropout(0.1), layer)
-    np.testing.assert_array_equal(default, named)
+def test_every_initialiser_is_tested_for_its_variance():
+    (mark,) = test_initial_weights_have_the_variance_of_their_source.pytestmark
+    assert {init for init, _ in mark.args[1]} == set(nn.INITIALISERS)
+
+
+@pytest.mark.parametrize(
+    ("init", "variance"), [("glorot_uniform", 2 / 10_100), ("lecun_uniform", 1 / 100), ("torch_uniform", 1 / 300)]
+)
+def test_biases_are_drawn_as_the_weights_of_one_more_input(init, variance):
+    network, _, _ = bound(nn.Dense(10_000, bias_init=init), shape=(100,))
+    b = network.layers[0].weight.b
+    assert abs(b.mean()) < 4 * math.sqrt(variance / b.size)
+    assert b.var() == pytest.approx(variance, rel=0.05)
+    limit = math.sqrt(3 * variance)
+    assert 0.99 * limit < np.abs(b).max() <= np.float32(limit)
+
+
+def test_the_default_depends_on_the_place_of_the_layer_and_draws_biases():
+    layers = [nn.Flatten(), nn.Dense(5), nn.ReLU(), nn.Dense(4), nn.Dropout(0.1)]
+    layers += [nn.Dense(4), nn.Dense(3), nn.Softmax()]
+    inits = [None, "torch_uniform", None, "glorot_uniform", None, "glorot_uniform", "torch_uniform", None]
+    pairs = zip(layers, inits, strict=True)
+    named = [nn.Dense(layer.units, init, bias_init="lecun_uniform") if init else layer for layer, init in pairs]
+    np.testing.assert_array_equal(bound(*layers)[2], bound(*named)[2])
+
+
+def test_a_named_initialiser_leaves_the_defaults_of_all_others():
+    named, _, _ = bound(nn.Dense(5), nn.ReLU(), nn.Dense(3, init="zeros"))
+    default, _, _ = bound(nn.Dense(5), nn.ReLU(), nn.Dense(3))
+    assert not named.layers[2].weight.W.any()
+    np.testing.assert_array_equal(named.layers[2].weight.b, default.layers[2].weight.b)
+    np.testing.assert_array_equal(named.layers[0].weight.W, default.layers[0].weight.W)
+    np.testing.assert_array_equal(named.layers[0].weight.b, default.layers[0].weight.b)
+
+
+def test_initial_draws_depend_on_seed_and_name_alone():
+    """Neither other layers nor other parameters of the same layer change what a parameter draws."""
+    _, layout, weights = bound(nn.Dense(5), nn.ReLU(), nn.Dense(3))
+    _, other, larger = bound(nn.Dense(5, bias_init="zeros"), nn.ReLU(), nn.Dense(3), nn.ReLU(), nn.Dense(2))
+    np.testing.assert_array_equal(layout.views(weights)["0_dense.W"], other.views(larger)["0_dense.W"])
+    np.testing.assert_array_equal(layout.views(weights)["2_dense.b"], other.views(larger)["2_dense.b"])
+    _, _, again = bound(nn.Dense(5), nn.ReLU(), nn.Dense(3), seed=1)
+    assert (layout.views(weights)["0_dense.W"] != layout.views(again)["0_dense.W"]).all()
+    assert (layout.views(weights)["0_dense.b"] != layout.views(again)["0_dense.b"]).all()
+
+
+@pytest.mark.parametrize("option", ["init", "bias_init"])
+def test_an_unknown_initialiser_is_refused_with_the_names_of_all(option):
+    with pytest.raises(InputError, match=rf"dense, {option}: expected an initialiser of .*torch_uniform.*'xavier'"):
+        nn.Dense(3, **{option: "xavier"})
 
 
 def test_a_shape_that_does_not_fit_names_the_layer():
