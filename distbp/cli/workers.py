@@ -60,16 +60,15 @@ def launch_if_needed(
         import_mpi(initialize=False)
         command = [sys.executable, "-m", "distbp", *sys.argv[1:]]
 
-        def when_lost() -> None:
+        def when_lost(can_recover: bool) -> None:
             runs = unfinished(Path("runs"), name_of(read.data.source)) if read else []
             if folder:
                 runs = [Output(folder, 1)]
             remedy = runs[-1].way_on if runs and runs[-1].is_unfinished else "start it again"
-            print(
-                "distbp: expected a worker that brings the run to its end; all were lost, for what stands above or, "
-                f"where nothing does, by a signal from outside; {remedy}",
-                file=sys.stderr,
-            )
+            lost = "all workers died"
+            if not can_recover:
+                lost = "a worker died, and this MPI ends the others, as all do but Open MPI 5"
+            print(f"distbp: {lost}; see the error above, or they were killed from outside; {remedy}", file=sys.stderr)
 
         with Relay() as relay:
             threads = read.blas_threads if read else 1

@@ -92,6 +92,7 @@ class MpiGroup(MachineGroup):
                 )
             self.identity = [str(m) for m, n in enumerate(machines) for _ in range(n)][self.worker]
         self._number()
+        _forget_segments()
 
     def _number(self) -> None:
         """Number the ranks of ``comm`` so that those of one machine are neighbours."""
@@ -252,6 +253,14 @@ class MpiGroup(MachineGroup):
         sys.stderr.flush()
         time.sleep(0.2)  # let the launcher pass it on
         self.MPI.COMM_WORLD.Abort(error.exit_status if isinstance(error, DistbpError) else 1)
+
+
+def _forget_segments() -> None:
+    """Remove the names of MPICH's shared memory, which all have opened by now: nothing of it stays behind then."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        file = Path(line.rpartition(" ")[2])
+        if file.name.startswith("mpich_shm_"):
+            file.unlink(missing_ok=True)
 
 
 class MpiLink(Link):

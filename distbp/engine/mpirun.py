@@ -66,13 +66,14 @@ def has_terminal() -> bool:
 
 
 def launch(
-    command: list[str], n_workers: int, blas_threads: int, when_lost: Callable[[], None], variables: dict[str, str]
+    command: list[str], n_workers: int, blas_threads: int, when_lost: Callable[[bool], None], variables: dict[str, str]
 ) -> int:
     """Run ``command`` under mpirun with ``n_workers`` ranks on this machine, and these environment ``variables``.
 
     Returns the exit status.
 
-    Where no rank came to an end that it could tell of, ``when_lost`` is called.
+    Where no rank came to an end that it could tell of, ``when_lost`` is called, and told whether ranks of this MPI can
+    go on without one that died.
 
     The ranks end with this process. The first signal that asks it to stop is handed on to them as SIGUSR1, since mpirun
     leaves them no time after others; the next one ends mpirun, and with it the ranks.
@@ -82,14 +83,15 @@ def launch(
     if mpirun is None:
         raise InputError("mpirun", "none beside python nor on the PATH", INSTALL, "engine mpi")
     version = subprocess.run([mpirun, "--version"], capture_output=True, text=True, check=False).stdout
-    options = ["-n", str(n_workers)]
+    options, can_recover = ["-n", str(n_workers)], False
     environment = {name: value for name, value in os.environ.items() if name not in _LAUNCHERS}
     environment |= variables | {"OPENBLAS_NUM_THREADS": str(blas_threads)}
     if "Open MPI" in version or "OpenRTE" in version:
         # Ranks bound to one core by default would share it; more ranks than cores are for tests.
         options += ["--bind-to", "none", "--oversubscribe"]
         environment = _HERE | environment
-        if "Open MPI) 5" in version:
+        can_recover = "Open MPI) 5" in version
+        if can_recover:
             options += ["--with-ft", "ulfm"]
         if os.geteuid() == 0:  # as in containers
             environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -122,7 +124,7 @@ def launch(
         return 128 + caught[0]
     if said:
         return int(said)
-    when_lost()
+    when_lost(can_recover)
     return code if code > 0 else 128 - code if code < 0 else _ALL_LOST
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import our_processes, ranks
-from tests_support import COMMAND, RECIPE, distbp, finish, start, start_training
+from tests_support import COMMAND, RECIPE, distbp, finish, result, start, start_training
 
 pytestmark = pytest.mark.timeout(120)
 LONG = RECIPE.replace("epochs: 3", "epochs: 100000")
@@ -82,6 +82,19 @@ def test_a_users_own_mpirun_needs_no_option(tmp_path):
     done = finish(under_mpirun(3, *COMMAND, "train", recipe, "--out", tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     assert "3 workers" in done.stdout
+
+
+def test_more_ranks_than_cores_need_no_binding_to_get_on(recipe, alone, tmp_path):
+    """As Open MPI does it by itself: ranks that are not bound, or bound to all cores."""
+    n = 2 * (os.cpu_count() or 1)
+    beside = Path(sys.executable).parent / "mpirun"
+    mpirun = [str(beside) if beside.exists() else shutil.which("mpirun"), "-n", str(n), "--oversubscribe"]
+    pipe = subprocess.PIPE
+    words = [*mpirun, *COMMAND, "train", str(recipe), "--out", str(tmp_path / "run")]
+    done = finish(subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True))
+    assert done.returncode == 0, done.stderr
+    assert result(tmp_path / "run")["workers"] == n
+    assert result(tmp_path / "run")["weights_sha256"] == alone["weights_sha256"]
 
 
 def test_a_killed_rank_ends_a_run_under_an_mpirun_without_fault_tolerance(recipe, tmp_path):
