@@ -196,6 +196,7 @@ class Run:
             phases=self.phases,
         )
         self.n_copies = 0
+        self.booked: dict[str, float] = {}  # on phases, at the end of the last epoch
         self.start, self.seconds, self.began = 0, 0.0, time.perf_counter()
         self.history: list[dict[str, Any]] = []
         self.server: ParameterServer | None = None
@@ -287,7 +288,8 @@ class Run:
                         self.stop(step + 1)
                 elif (step + 1) % self.protection.copy_steps == 0 and self.group.can_recover:
                     self.copy(2 * step + 2)
-            self.history.append(self._record(epoch, self._train_seconds()))
+            seconds, self.booked = self._train_seconds(), dict(self.phases.seconds)
+            self.history.append(self._record(epoch, seconds))
             if watcher:
                 watcher.epoch(self.history[-1])
             if stopper.is_best(self.history[-1]):
@@ -387,7 +389,7 @@ class Run:
 
     def _outcome(self, history: list[dict[str, Any]], staleness: dict[str, Any] | None = None) -> Outcome:
         self._pass("end", history[-1]["step"])
-        seconds = dict(self.phases.seconds)
+        seconds = self.booked or dict(self.phases.seconds)
         model = Model(self.recipe, self.network.input_shape, self.weights.copy(), self.scaling)
         return Outcome(
             model=model,
