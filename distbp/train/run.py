@@ -215,6 +215,7 @@ class Run:
             phases=self.phases,
         )
         self.n_copies = 0
+        self.booked: dict[str, float] = {}  # on phases, at the end of the last epoch
         self.start, self.seconds, self.began = 0, 0.0, time.perf_counter()
         self.history: list[dict[str, Any]] = []
         self.whole: Model | None = None  # after the last whole epoch
@@ -321,7 +322,8 @@ class Run:
                         self.stop(step + 1)
                 elif (step + 1) % self.protection.copy_steps == 0 and self.group.can_recover:
                     self.copy(2 * step + 2)
-            self.history.append(self._record(epoch, self._train_seconds()))
+            seconds, self.booked = self._train_seconds(), dict(self.phases.seconds)
+            self.history.append(self._record(epoch, seconds))
             self.hold_epoch(self.weights)
             if watcher:
                 watcher.epoch(self.history[-1])
@@ -448,7 +450,7 @@ class Run:
             )
             error.agreed = True
             raise error
-        seconds = dict(self.phases.seconds)
+        seconds = self.booked or dict(self.phases.seconds)
         model = self.model(self.weights)
         return Outcome(
             model=model,

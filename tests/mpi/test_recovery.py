@@ -12,6 +12,7 @@ from tests_support import compare, distbp, finish, metrics, result, start_traini
 
 from distbp.train.checkpoint import Checkpoints
 from distbp.train.fault import PHASES
+from distbp.wording import counted
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -32,7 +33,7 @@ def test_killed_ranks_are_done_without(long, calm, tmp_path, victims, workers, o
         running[victim].kill()
     done = finish(process, 60)
     assert done.returncode == 0, done.stderr
-    assert f"with {workers - len(victims)} worker" in done.stdout
+    assert f"with {counted(workers - len(victims), 'worker')}\n" in done.stdout
     compare(result(tmp_path / "run"), result(calm))
     assert metrics(tmp_path / "run") == metrics(calm)
 
@@ -79,7 +80,7 @@ def test_ranks_may_be_stopped_at_once_and_while_the_others_recover(long, calm, t
     running[0].kill()
     done = finish(process, 60)
     assert done.returncode == 0, done.stderr
-    assert "with 1 worker" in done.stdout
+    assert "with 1 worker\n" in done.stdout
     compare(result(tmp_path / "run"), result(calm))
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from tests_support import compare, distbp, result
+from tests_support import COMMAND, compare, distbp, finish, result
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -86,3 +91,16 @@ outcome = trainer.fit(digits.train.x, digits.train.y, test=(digits.test.x, digit
 if trainer.worker == 0:
     print(outcome.workers, outcome.weights_sha256, outcome.metrics["test"]["accuracy"])
 """
+
+
+def test_more_ranks_than_cores_need_no_binding_to_get_on(recipe, alone, tmp_path):
+    """As Open MPI does it by itself: ranks that are not bound, or bound to all cores."""
+    n = 2 * (os.cpu_count() or 1)
+    beside = Path(sys.executable).parent / "mpirun"
+    mpirun = [str(beside) if beside.exists() else shutil.which("mpirun"), "-n", str(n), "--oversubscribe"]
+    pipe = subprocess.PIPE
+    words = [*mpirun, *COMMAND, "train", str(recipe), "--out", str(tmp_path / "run")]
+    done = finish(subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True))
+    assert done.returncode == 0, done.stderr
+    assert result(tmp_path / "run")["workers"] == n
+    assert result(tmp_path / "run")["weights_sha256"] == alone["weights_sha256"]

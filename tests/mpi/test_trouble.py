@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import our_processes, ranks
-from tests_support import COMMAND, RECIPE, distbp, finish, result, start, start_training
+from tests_support import COMMAND, RECIPE, distbp, finish, start, start_training
 
 pytestmark = pytest.mark.timeout(120)
 LONG = RECIPE.replace("epochs: 3", "epochs: 100000")
@@ -84,19 +84,6 @@ def test_a_users_own_mpirun_needs_no_option(tmp_path):
     assert "3 workers" in done.stdout
 
 
-def test_more_ranks_than_cores_need_no_binding_to_get_on(recipe, alone, tmp_path):
-    """As Open MPI does it by itself: ranks that are not bound, or bound to all cores."""
-    n = 2 * (os.cpu_count() or 1)
-    beside = Path(sys.executable).parent / "mpirun"
-    mpirun = [str(beside) if beside.exists() else shutil.which("mpirun"), "-n", str(n), "--oversubscribe"]
-    pipe = subprocess.PIPE
-    words = [*mpirun, *COMMAND, "train", str(recipe), "--out", str(tmp_path / "run")]
-    done = finish(subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True))
-    assert done.returncode == 0, done.stderr
-    assert result(tmp_path / "run")["workers"] == n
-    assert result(tmp_path / "run")["weights_sha256"] == alone["weights_sha256"]
-
-
 def test_a_killed_rank_ends_a_run_under_an_mpirun_without_fault_tolerance(recipe, tmp_path):
     process = under_mpirun(3, *COMMAND, "train", recipe, "--out", tmp_path / "run")
     metrics = tmp_path / "run" / "metrics.jsonl"
@@ -137,7 +124,7 @@ SMALL = "model: [{dense: 3}, softmax]\nshards: 4\nepochs: 1\n"
         (lambda x, _: x.__setitem__((17, 2), np.nan), [], "finite numbers; given nan in row 17, column 2"),
         (lambda _, y: y.__setitem__(30, 3), [], "integer labels from 0 to 2.*given 3 in row 30"),
         (None, ["--shards", "50"], "at least one training row for each shard"),
-        (None, ["--set", "shards=1"], "at least one shard for each worker; given 1 shards and 2 workers"),
+        (None, ["--set", "shards=1"], "at least one shard for each worker; given 1 shard and 2 workers"),
         (None, ["--set", "model.0.dense=[3]"], "model.0"),
         (None, ["--machines", "3+1"], "machines of 2 workers in all; given 3\\+1"),
         (
