@@ -1,8 +1,8 @@
 """Compare initialisers by the test errors of the networks that they begin, over tasks, activations and depths.
 
-Run as: python scripts/bench_initialisers.py [--jobs 2] [--training cosine] [--results FILE.jsonl], with distbp[peers],
-since scikit-learn makes one of the tables, and Debian's package dataset-fashion-mnist installed. It takes a quarter of
-an hour on one core; with --results it goes on where it was interrupted.
+Run as: python scripts/bench_initialisers.py [--jobs 2] [--training cosine] [--results FILE.jsonl], with distbp[peers]:
+scikit-learn makes one of the tables. It takes a quarter of an hour on one core; with --results it goes on where it was
+interrupted.
 
 Every network is trained by Adam in one of two usual ways. Printed are, as Markdown, the mean test errors over seeds as
 ratios to the median of all rules: geometric means over the networks of each task and over all, the worst network, and
@@ -156,14 +156,6 @@ def digits() -> Split:
     return data.train.x[:], data.train.y[:], data.test.x[:], data.test.y[:]
 
 
-def fashion() -> Split:
-    """A sixth of Fashion-MNIST's rows, tested on all test rows; from Debian's package dataset-fashion-mnist."""
-    data = load("/usr/share/datasets/fashion-mnist")
-    assert data.test is not None
-    x, test_x = (rows.x[:].reshape(len(rows), -1) for rows in (data.train, data.test))
-    return x[:10_000], data.train.y[:10_000], test_x, data.test.y[:]
-
-
 TASKS: dict[str, tuple[Callable[[], Split], str, Fit]] = {
     "surrogate": (surrogate, "none", Fit(64, 8, 64)),
     "wave": (wave, "none", Fit(32, 40, 64)),
@@ -173,7 +165,6 @@ TASKS: dict[str, tuple[Callable[[], Split], str, Fit]] = {
     "spirals": (spirals, "standard", Fit(32, 20, 64)),
     "clusters": (clusters, "none", Fit(64, 15, 64)),
     "digits": (digits, "standard", Fit(32, 15, 64)),
-    "fashion": (fashion, "standard", Fit(64, 4, 128)),
 }
 """The table, the scaling of its features, the training."""
 
@@ -195,7 +186,6 @@ CELLS = [
     ("clusters", "tanh", 4),
     ("digits", "relu", 4),
     ("digits", "gelu", 2),
-    ("fashion", "relu", 2),
 ]
 """Task, activation, number of hidden layers."""
 
