@@ -65,7 +65,10 @@ class Training:
                     if state is not None and state.rows and state.rows != rows:
                         given = f"other rows than the first {counted(state.step, 'step')} had"
                         raise InputError(
-                            "the rows of the run that goes on", given, "give the same", dataset.train.where
+                            "the rows of the run that goes on",
+                            given,
+                            "resume with the data of the run",
+                            dataset.train.where,
                         )
                 run = Run(self.recipe, dataset, group, protection, state, rows)
                 with group.agreement():
