@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from distbp.cli.kernels import choose_kernels_of_model
 from distbp.cli.options import Folder, Part
 from distbp.errors import InputError
 
@@ -24,6 +23,8 @@ def predict(
     ] = False,
 ) -> None:
     """Write the outputs of a trained model for each row, (rows, outputs)."""
+    from distbp.cli.kernels import choose_kernels_of_model
+
     choose_kernels_of_model(folder)  # before anything loads NumPy
 
     import numpy as np

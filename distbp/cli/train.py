@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distbp.cli.kernels import choose_kernels
 from distbp.cli.options import (
     CHECKPOINTS,
     RAY,
@@ -116,6 +115,8 @@ def train(
 
     On SIGTERM, SIGINT, SIGUSR1 or SIGHUP a run writes a checkpoint and stops.
     """
+    from distbp.cli.kernels import choose_kernels
+
     short = {
         "epochs": epochs,
         "batch_size": batch_size,
