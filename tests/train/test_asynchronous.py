@@ -84,6 +84,8 @@ def server(
         partition=Partition(n_rows, recipe.shards, 8, 0),
         weights=weights,
         hold_epoch=lambda _: None,
+        arithmetic=(),
+        rows="",
         exchange=SimpleNamespace(norms=np.zeros(plan.n_blocks)),
         phases=Phases(),
         group=SimpleNamespace(n_workers=n_workers),
