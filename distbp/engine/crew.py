@@ -164,10 +164,11 @@ class Crew:
     def _no_room(self) -> InputError:
         ray, cpus = self.ray, self.terms.cpus_per_worker
         free, total = ray.available_resources().get("CPU", 0.0), ray.cluster_resources().get("CPU", 0.0)
-        n_machines = sum(node["Alive"] for node in ray.nodes())
+        machines = counted(sum(node["Alive"] for node in ray.nodes()), "machine")
+        all_cpus = counted(self.n_actors * cpus, "CPU")
         return InputError(
-            f"room for {counted(self.n_actors, 'actor')} of {cpus:g} CPUs each, {self.n_actors * cpus:g} CPUs in all",
-            f"{free:g} free of {total:g} CPUs on {counted(n_machines, 'machine')}, within {self.terms.room_s:g} s",
+            f"room for {counted(self.n_actors, 'actor')} of {counted(cpus, 'CPU')} each, {all_cpus} in all",
+            f"{free:g} free of {counted(total, 'CPU')} on {machines}, within {self.terms.room_s:g} s",
             "use fewer --workers or --cpus-per-worker, add machines, or wait longer with --deadline",
             "Ray cluster",
         )

@@ -131,7 +131,7 @@ def test_bad_options_are_refused_before_anything_starts(recipe, tmp_path, option
 BAD_JOBS = {
     "too many workers": (
         ["--workers", 7, "--deadline", 1],
-        "room for 7 actors of 1 CPUs each, 7 CPUs in all; given 4 free of 4 CPUs on 1 machines, within 1 s",
+        "room for 7 actors of 1 CPU each, 7 CPUs in all; given 4 free of 4 CPUs on 1 machine, within 1 s",
     ),
     "more workers than shards": (["--workers", 4, "--shards", 3], "at least one shard for each worker"),
     "no such data": (["--set", "data.source=/nowhere/at/all"], "none: /nowhere/at/all does not exist"),
