@@ -62,7 +62,7 @@ class Sshd:
         with written.open("wb") as log:
             command = [*self.enter, str(sshd), "-D", "-e", "-f", str(path)]
             self.server = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 150
         while "Server listening" not in written.read_text():
             assert self.server.poll() is None, written.read_text()
             assert time.monotonic() < deadline

@@ -33,7 +33,7 @@ from tests_support import (
     start_training,
 )
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 RAY = importlib.util.find_spec("ray") is not None
 needs_ray = pytest.mark.skipif(not RAY, reason="Ray is not installed")
 OTHER = other_kernels()
@@ -294,7 +294,7 @@ def test_portable_ranks_may_run_on_different_processors(recipe, portable, tmp_pa
 @needs_emulator
 @needs_ray
 @pytest.mark.thorough
-@pytest.mark.timeout(300)  # Ray's workers start slowly there
+@pytest.mark.timeout(400)  # Ray's workers start slowly there
 @pytest.mark.parametrize("processor", ["max", "Haswell", "EPYC"])
 def test_portable_actors_may_run_on_another_processor(recipe, portable, tmp_path, processor):
     from ray_cluster import Cluster

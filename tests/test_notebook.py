@@ -45,7 +45,7 @@ outcome
 """
 
 
-def run(cells, timeout_s=110):
+def run(cells, timeout_s=300):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     NotebookClient(notebook, timeout=timeout_s, kernel_name="python3").execute()
     return notebook
@@ -55,7 +55,7 @@ def text(cell):
     return "".join(out.get("text", out.get("data", {}).get("text/plain", "")) for out in cell.outputs)
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(400)
 def test_fit_interrupt_predict_and_go_on():
     settings = "EPOCHS, OPTIONS = 300, {}"
     notebook = run([settings, DATA, INTERRUPTED, GONE_ON, "own"])
@@ -67,7 +67,7 @@ def test_fit_interrupt_predict_and_go_on():
     assert text(notebook.cells[4]) == "Trainer(dense, relu, dense, softmax; engine local, trained)"
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(400)
 def test_the_same_on_ray_whose_actors_stay_from_one_fit_to_the_next():
     settings = "EPOCHS, OPTIONS = 1000, {'engine': 'ray', 'workers': 2}"
     first = "trainer(2, **OPTIONS).fit(x, y).weights_sha256 == trainer(2).fit(x, y).weights_sha256"

@@ -38,7 +38,7 @@ def start(*arguments: object, **options: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **options)  # type: ignore[call-overload]
 
 
-def finish(process: subprocess.Popen[str], timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+def finish(process: subprocess.Popen[str], timeout_s: float = 150) -> subprocess.CompletedProcess[str]:
     """Return what ``process`` did; end it and fail where it takes longer."""
     try:
         out, err = process.communicate(timeout=timeout_s)
@@ -77,7 +77,7 @@ def start_training(folder: Path, *arguments: object) -> subprocess.Popen[str]:
     """Start a run whose output goes to ``folder``, and return it once it trains."""
     process = start("train", *arguments, "--out", folder)
     metrics = folder / "metrics.jsonl"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while not (metrics.exists() and metrics.stat().st_size > 0):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()

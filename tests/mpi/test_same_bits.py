@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests_support import COMMAND, compare, distbp, finish, result
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.mark.parametrize(("workers", "coordinators"), [*((n, "all") for n in (1, 2, 3, 4, 5, 8)), (2, "1"), (5, "1")])

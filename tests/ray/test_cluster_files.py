@@ -18,7 +18,7 @@ from tests_support import RECIPE, distbp, result
 
 CLUSTER = Path(__file__).parents[2] / "cluster"
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(400)
 
 
 @needs_ray

@@ -17,7 +17,7 @@ from ray_cluster import Cluster
 from tests_support import compare, distbp, finish, metrics, result, start_training
 
 pytestmark = [
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(400),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
 ]
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_modes.py"
@@ -90,7 +90,7 @@ def test_lost_actors_are_replaced_and_training_goes_on(long, cluster, tmp_path, 
         time.sleep(0.01)
     victim = actors()[place]
     victim.send_signal(number)
-    done = finish(process, 90)
+    done = finish(process, 150)
     assert done.returncode == 0, done.stderr
     assert f"process {victim.pid})" in done.stdout
     went_on = re.search(r"lost after step \d+.*going on from step (\d+) with 2 workers", done.stdout)

@@ -16,7 +16,7 @@ from tests_support import compare, distbp, finish, metrics, result, start_traini
 from distbp.train.fault import PHASES
 
 pytestmark = [
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(400),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
 ]
 
@@ -41,7 +41,7 @@ def test_lost_actors_are_replaced(cluster, long, calm, tmp_path, victims, number
     running = actors()
     for victim in victims:
         running[victim].send_signal(number)
-    done = finish(process, 90)
+    done = finish(process, 150)
     assert done.returncode == 0, done.stderr
     assert f"process {running[victims[0]].pid})" in done.stdout
     assert "going on from step" in done.stdout

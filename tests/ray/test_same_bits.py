@@ -12,7 +12,7 @@ from ray_cluster import Cluster
 from tests_support import compare, distbp, result
 
 pytestmark = [
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(400),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
 ]
 

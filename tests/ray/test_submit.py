@@ -19,7 +19,7 @@ from tests_support import result
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(400),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed"),
 ]
 

@@ -18,7 +18,7 @@ from sshd import missing as sshd_missing
 from tests_support import COMMAND, RECIPE, compare, distbp, finish, result
 
 pytestmark = [
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(400),
     pytest.mark.skipif(bool(hosts_missing()), reason=hosts_missing()),
 ]
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
