@@ -6,6 +6,7 @@ import signal
 import sys
 import weakref
 from collections.abc import Iterable
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from distbp.engine.mpirun import has_terminal
 from distbp.errors import FitInterrupt, InputError, StoppedError
 from distbp.nn import Layer, Sequential
 from distbp.progress import ProgressDisplay
-from distbp.train import Model, Outcome, Recipe, Training, Watcher
+from distbp.train import Engine, Model, Outcome, Recipe, Training, Watcher
 from distbp.train.audience import Audience
 from distbp.train.exchange import as_watcher
 from distbp.train.folder import RunFolder, hold
@@ -85,17 +86,17 @@ class Trainer:
     ) -> None:
         layers = model if isinstance(model, Sequential) else list(model)
         data = {"source": "arrays", "scaling": recipe.pop("scaling", "none")}
-        self.recipe = Recipe.parse({"data": data, "model": layers} | recipe, "Trainer")
-        self.engine = connect(engine, workers, None, deadline_s, address, cpus_per_worker, trust_network=trust_network)
-        self._hold_engine()
-        self.history: list[dict[str, Any]] = []
-        self._model: Model | None = None
-        self._interrupted: tuple[Recipe, State] | None = None
+        parsed = Recipe.parse({"data": data, "model": layers} | recipe, "Trainer")
+        connected = connect(engine, workers, None, deadline_s, address, cpus_per_worker, trust_network=trust_network)
+        self._begin(parsed, connected)
 
-    def _hold_engine(self) -> None:
-        """Keep worker processes from one ``fit`` to the next, for as long as this trainer lives."""
-        self.engine.hold()
-        weakref.finalize(self, self.engine.release)
+    def _begin(self, recipe: Recipe, engine: Engine, model: Model | None = None) -> None:
+        self.recipe, self.engine = recipe, engine
+        engine.hold()  # worker processes, from one ``fit`` to the next, for as long as this trainer lives
+        weakref.finalize(self, engine.release)
+        self.history: list[dict[str, Any]] = []
+        self._model = model
+        self._interrupted: tuple[Recipe, State] | None = None
 
     def __repr__(self) -> str:
         kinds = ", ".join(layer.name for layer in self.recipe.model)
@@ -194,13 +195,7 @@ class Trainer:
         engine.brake.signal = 0
         audience = Audience(engine.brake, *watchers)
         signals = [signal.SIGINT] if files is None else stopping_signals()
-
-        def settle() -> None:
-            if files is not None:
-                audience.attempt(files.checkpoints.wait)
-            if audience.error is not None:
-                raise audience.error
-
+        settle = partial(audience.settle, None if files is None else files.checkpoints)
         if training.state is None:
             self._model, self.history = None, []
         try:
@@ -267,9 +262,7 @@ class Trainer:
         """Return a trainer with the model in ``path``: a file, or the folder of a run."""
         model = Model.load(Path(path))
         trainer = cls.__new__(cls)
-        trainer.recipe, trainer.engine, trainer._model = model.recipe, connect(engine), model
-        trainer.history, trainer._interrupted = [], None
-        trainer._hold_engine()
+        trainer._begin(model.recipe, connect(engine), model)
         return trainer
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import actors
-from tests_support import COMMAND, RECIPE, compare, distbp, finish, metrics, result, start
+from tests_support import COMMAND, RECIPE, compare, disk_of, distbp, finish, metrics, result, start
 
 pytestmark = pytest.mark.timeout(400)
 LONG = RECIPE.replace("epochs: 3", "epochs: 150")
@@ -105,13 +105,8 @@ def test_a_signal_stops_a_run_with_a_checkpoint_from_which_it_goes_on(recipe, ca
 @pytest.fixture
 def small_disk(tmp_path):
     """A folder with room for two checkpoints, and what gives it more."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=500k", "tmpfs", disk]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("a small disk needs a file system that can be mounted, so root on Linux")
-    yield disk, lambda: subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
-    subprocess.run(["umount", disk], check=True)
+    with disk_of("500k", tmp_path / "disk") as disk:
+        yield disk, lambda: subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
 
 
 @pytest.mark.parametrize(

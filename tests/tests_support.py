@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,17 @@ def start_training(folder: Path, *arguments: object) -> subprocess.Popen[str]:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     return process
+
+
+@contextmanager
+def disk_of(size: str, folder: Path) -> Iterator[Path]:
+    """Let a disk of that size be at ``folder``, which is made; skip the test where none can be had."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk needs a file system that can be mounted, so root on Linux")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
 
 
 if hasattr(os, "geteuid") and os.geteuid() == 0:  # for tests that call mpirun themselves, in a container

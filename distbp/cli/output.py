@@ -7,28 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from distbp.errors import InputError
-from distbp.train import Outcome, Recipe, Watcher
-from distbp.train.checkpoint import Checkpoints
-from distbp.train.files import Hold, append_line, write_bytes, writing
+from distbp.train import Outcome
+from distbp.train.files import append_line, write_bytes, writing
+from distbp.train.folder import HeldFolder
 from distbp.train.state import State
 
 _FILES = ("model.safetensors", "metrics.jsonl", "result.json")
 
 
-class Output(Watcher):
-    """Writes the files of one run; a watcher of it, told by one process at a time.
-
-    Parameters
-    ----------
-    keep:
-        How many checkpoints stay.
-    """
+class Output(HeldFolder):
+    """Writes the files of one run; a watcher of it, told by one process at a time."""
 
     def __init__(self, folder: Path, keep: int) -> None:
-        self.folder, self.metrics = folder, folder / "metrics.jsonl"
-        self.checkpoints = Checkpoints(folder, keep)
+        super().__init__(folder, keep)
+        self.metrics = folder / "metrics.jsonl"
         self.has_begun = True
-        self.hold = Hold()
 
     @property
     def is_unfinished(self) -> bool:
@@ -57,7 +50,7 @@ class Output(Watcher):
             given = f"{self.checkpoints.folder}, a link to {self.checkpoints.folder.readlink()}"
             raise InputError("a folder of the run's own for its checkpoints", given, "remove the link", "output")
         if resumed is not None:
-            self._take_hold()
+            self.claim("output")
             self._write(resumed.history)
             return
         self.has_begun = False
@@ -68,7 +61,7 @@ class Output(Watcher):
         try:
             self.is_new = not self.folder.exists()
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._take_hold()
+            self.claim("output")
             found = next((file for file in _FILES if (self.folder / file).exists()), None)
             if found is None:
                 write_bytes(self.metrics, b"")
@@ -78,11 +71,6 @@ class Output(Watcher):
         if found is not None:
             given = f"{self.folder}, which holds {found} of an earlier run"
             raise InputError("an empty folder", given, "choose another with --out, or move that run away", "output")
-
-    def _take_hold(self) -> None:
-        if not self.hold.take(self.folder):
-            given = f"{self.folder}, where another process is training"
-            raise InputError("a folder that no run writes to", given, "let it end, or end it", "output")
 
     def abandon(self) -> None:
         """Let go of the folder, and leave nothing of a run that did not begin."""
@@ -111,12 +99,6 @@ class Output(Watcher):
     def recovered(self, lost: str, step: int, history: list[dict[str, Any]], n_workers: int) -> None:
         self.hold.take(self.folder)  # from a process that was lost
         self._write(history)
-
-    def checkpoint(self, state: State, recipe: Recipe, *, is_best: bool) -> None:
-        if is_best:
-            self.checkpoints.remember(state, recipe)
-        else:
-            self.checkpoints.write(state, recipe)
 
     def finish(self, outcome: Outcome) -> None:
         """Write the model and the result; raise TrainingError where that cannot be done."""

@@ -56,11 +56,6 @@ def train_to_the_end(training: Training, engine: Engine, output: Output, every: 
     console = Console(force_terminal=has_terminal() if engine.name == "mpi" else None)
     audience = Audience(engine.brake, ProgressDisplay(console, every), output)
 
-    def settle() -> None:
-        audience.attempt(output.checkpoints.wait)
-        if audience.error is not None:
-            raise audience.error
-
     def finish() -> None:
         output.finish(outcome)
         _print_outcome(console, outcome, output.folder)
@@ -70,7 +65,7 @@ def train_to_the_end(training: Training, engine: Engine, output: Output, every: 
             with stopped_by_signals(engine.brake, stopping_signals()):
                 outcome = engine.perform(training, audience)
         except StoppedError as error:
-            engine.conclude(settle)
+            engine.conclude(lambda: audience.settle(output.checkpoints))
             stopped = StoppedError(f"{error}; {output.way_on}", error.signal)
             stopped.agreed = True
             raise stopped from None

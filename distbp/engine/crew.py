@@ -133,19 +133,14 @@ class Crew:
     def renew(self) -> bool:
         """Return whether the actors are ready for another job."""
         self.step, self.told = -1, ""
-        if self.ends and len(self._ended()) < len(self.ends):
-            return False
+        if self.ends and self.ray.wait(self.ends, num_returns=len(self.ends), timeout=self.terms.deadline_s)[1]:
+            return False  # somebody is still at work
         calls = [actor.renew.options(concurrency_group="ping").remote() for actor in self.actors]
         try:
             self.ray.get(calls, timeout=self.terms.deadline_s)
         except self.ray.exceptions.RayError:
             return False
         return True
-
-    def _ended(self) -> list[Any]:
-        """Return the calls of those who have ended the job, which all should soon."""
-        done: list[Any] = self.ray.wait(self.ends, num_returns=len(self.ends), timeout=self.terms.deadline_s)[0]
-        return done
 
     def _reserve(self) -> None:
         """Reserve resources for all or, where there is no room, for fewer."""

@@ -132,11 +132,11 @@ def _signatures(network: Sequential, sizes: list[int], lap: Callable[[], None]) 
     left out: it looks something up.
     """
     signatures = {n: np.zeros(n, np.uint64) for n in sizes}
+    drawn = 0.1 * generator(0, "row blocks", "weights").standard_normal(_N_DRAWN).astype(network.layout.dtype)
     for i, layer in enumerate(network.layers):
         probe = type(network)(dataclasses.replace(layer))
         layout = probe.build(network.shapes[i], network.layout.dtype)
         weights = aligned_zeros(layout.size, layout.dtype)
-        drawn = 0.1 * generator(0, "row blocks", "weights").standard_normal(_N_DRAWN).astype(layout.dtype)
         weights[...] = np.resize(drawn, layout.size)
         probe.bind(weights, max(sizes), backward=False)
         probe.settle()

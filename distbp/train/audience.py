@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from distbp.errors import TrainingError
+from distbp.train.checkpoint import Checkpoints
 from distbp.train.exchange import Watcher
 from distbp.train.files import unwritten
 from distbp.train.pace import UNHEARD, Brake
@@ -41,6 +42,13 @@ class Audience(Watcher):
             failed = error if isinstance(error, TrainingError) else unwritten("how training goes", error)
             self.error = self.error or failed
             self.brake.pull(UNHEARD)
+
+    def settle(self, checkpoints: Checkpoints | None) -> None:
+        """Return when all checkpoints are written; raise the error of a watcher, if there was one."""
+        if checkpoints is not None:
+            self.attempt(checkpoints.wait)
+        if self.error is not None:
+            raise self.error
 
     def begin(self, n_steps: int, n_epochs: int) -> None:
         for watcher in self.watchers:

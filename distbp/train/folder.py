@@ -1,4 +1,4 @@
-"""The folder in which ``Trainer.fit`` keeps the checkpoints of a run."""
+"""The folder of a run: held by one process, with the checkpoints in it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,36 @@ from distbp.train.state import State
 _KEPT = 3
 
 
-class RunFolder(Watcher):
-    """Writes the checkpoints of a run into a folder; a watcher."""
+class HeldFolder(Watcher):
+    """A folder that one process holds, and writes the checkpoints of a run into; a watcher.
+
+    Parameters
+    ----------
+    keep:
+        How many checkpoints stay.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder, self.checkpoints, self.hold = folder, Checkpoints(folder, keep), Hold()
+
+    def claim(self, where: str) -> None:
+        """Hold the folder; raise InputError, about ``where``, if another process does. It must exist."""
+        if not self.hold.take(self.folder):
+            given = f"{self.folder}, where another process is training"
+            raise InputError("a folder that no run writes to", given, "let it end, or end it", where)
+
+    def checkpoint(self, state: State, recipe: Recipe, *, is_best: bool) -> None:
+        if is_best:
+            self.checkpoints.remember(state, recipe)
+        else:
+            self.checkpoints.write(state, recipe)
+
+
+class RunFolder(HeldFolder):
+    """The folder in which ``Trainer.fit`` keeps the checkpoints of a run."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.checkpoints, self.hold = folder, Checkpoints(folder, _KEPT), Hold()
+        super().__init__(folder, _KEPT)
 
     def take(self, *, is_resumed: bool) -> None:
         """Take the folder for a run that begins or ``is_resumed``.
@@ -32,23 +57,14 @@ class RunFolder(Watcher):
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            is_ours = self.hold.take(self.folder)
+            self.claim("checkpoint")
         except OSError as error:
             given = f"{self.folder} ({error.strerror})"
             raise InputError("a folder that can be written", given, "choose another", "checkpoint") from None
-        if not is_ours:
-            given = f"{self.folder}, where another process is training"
-            raise InputError("a folder that no run writes to", given, "let it end, or end it", "checkpoint")
         if self.checkpoints.paths() and not is_resumed:
             given = f"{self.folder}, which holds the checkpoints of a run"
             remedy = "go on with it: fit(..., resume=True), or choose another folder"
             raise InputError("a folder without checkpoints", given, remedy, "checkpoint")
-
-    def checkpoint(self, state: State, recipe: Recipe, *, is_best: bool) -> None:
-        if is_best:
-            self.checkpoints.remember(state, recipe)
-        else:
-            self.checkpoints.write(state, recipe)
 
 
 @contextmanager

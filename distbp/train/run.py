@@ -290,12 +290,9 @@ class Run:
         with threadpool_limits(self.recipe.blas_threads, "blas"), np.errstate(all="ignore"):  # looked at step by step
             if self.recipe.is_synchronous:
                 watcher = watcher if self.group.worker == 0 else None
-                with (
-                    watched(watcher, self.n_steps, self.recipe.epochs),
-                    self.group.brake.manned(bool(self.exchange.copies)),
-                ):
-                    history = self._epochs(watcher)
-                    self.group.brake.is_manned = False
+                with watched(watcher, self.n_steps, self.recipe.epochs):
+                    with self.group.brake.manned(bool(self.exchange.copies)):
+                        history = self._epochs(watcher)
                     return self._outcome(history)
             line = self.group.push_pull(self.exchange)
             if self.group.worker == self.group.n_workers:

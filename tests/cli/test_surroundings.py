@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from tests_support import COMMAND, distbp, result
+from tests_support import COMMAND, disk_of, distbp, result
 
 from distbp import InputError
 from distbp.engine import arena, choose, surroundings
@@ -126,14 +126,9 @@ def test_a_user_whom_the_system_does_not_know_has_a_home(monkeypatch):
 @pytest.fixture
 def no_room(tmp_path):
     """A folder on a full disk."""
-    folder = tmp_path / "full"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", folder]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("a full disk needs a file system that can be mounted, so root on Linux")
-    (folder / "all").write_bytes(bytes(4096))
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with disk_of("4k", tmp_path / "full") as folder:
+        (folder / "all").write_bytes(bytes(4096))
+        yield folder
 
 
 def test_it_trains_where_the_folder_for_temporary_files_is_full(no_room, tmp_path):

@@ -120,14 +120,22 @@ def test_bench_reports_the_same_figures_as_with_mpi(cluster):
     assert (ray["engine"], ray["workers"], ray["ms_per_step"] > 0) == ("ray", 2, True)
 
 
+def outputs(folder, text, workers, cluster):
+    """Return what the script ``text`` prints with the engine local, and with this many workers of ``cluster``."""
+    script = folder / "script.py"
+    script.write_text(text)
+
+    def run(*words, timeout):
+        command = [sys.executable, script, *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=True).stdout
+
+    return run("local", "1", timeout=60), run("ray", str(workers), cluster.address, timeout=90)
+
+
 def test_a_script_directs_actors_and_trains_alone_with_the_same_bits(cluster, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    run = [sys.executable, script]
-    alone = subprocess.run([*run, "local", "1"], capture_output=True, text=True, timeout=60, check=True)
-    ray = subprocess.run([*run, "ray", "3", cluster.address], capture_output=True, text=True, timeout=90, check=True)
-    assert ray.stdout.splitlines()[1:] == alone.stdout.splitlines()[1:]
-    assert (alone.stdout.splitlines()[0], ray.stdout.splitlines()[0]) == ("1", "3")
+    alone, ray = outputs(tmp_path, SCRIPT, 3, cluster)
+    assert ray.splitlines()[1:] == alone.splitlines()[1:]
+    assert (alone.splitlines()[0], ray.splitlines()[0]) == ("1", "3")
 
 
 SCRIPT = """
@@ -152,13 +160,9 @@ for validation in (0.1, (digits.test.x, digits.test.y)):
 
 def test_data_frames_and_sparse_matrices_give_the_same_model_on_ray(cluster, tmp_path):
     """Names of columns, the shape of the targets and what is stored of a sparse matrix travel with the rows."""
-    script = tmp_path / "script.py"
-    script.write_text(FRAMES)
-    run = [sys.executable, script]
-    alone = subprocess.run([*run, "local", "1"], capture_output=True, text=True, timeout=60, check=True)
-    ray = subprocess.run([*run, "ray", "2", cluster.address], capture_output=True, text=True, timeout=90, check=True)
-    assert ray.stdout == alone.stdout
-    assert alone.stdout.splitlines()[0].startswith("('a', 'b', 'c') (60,)")
+    alone, ray = outputs(tmp_path, FRAMES, 2, cluster)
+    assert ray == alone
+    assert alone.splitlines()[0].startswith("('a', 'b', 'c') (60,)")
 
 
 FRAMES = """
