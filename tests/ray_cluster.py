@@ -10,6 +10,8 @@ import sys
 import uuid
 from pathlib import Path
 
+from tests_support import wait_for_line
+
 LOGS = Path("/tmp/ray/session_latest/logs")
 RAY = str(Path(sys.executable).parent / "ray")
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}  # of all Rays that tests start
@@ -24,13 +26,7 @@ def free_port() -> int:
 
 def wait_until_up(raylet: subprocess.Popen[str]) -> None:
     """Return when ``ray start --block`` says that it runs; fail where it ends instead."""
-    assert raylet.stdout is not None
-    said = []
-    for line in raylet.stdout:
-        said.append(line)
-        if "Ray runtime started" in line:
-            return
-    raise AssertionError("".join(said))
+    wait_for_line(raylet, "Ray runtime started")
 
 
 def driver_log() -> str:

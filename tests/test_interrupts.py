@@ -147,6 +147,15 @@ def test_a_folder_that_holds_a_run_is_not_written_into_by_another(tmp_path):
         trainer().fit(x, 1 - y, checkpoint=tmp_path, resume=True)
 
 
+def test_checkpoints_are_not_written_through_a_link(tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "outside")
+    with pytest.raises(InputError, match="remove the link"):
+        trainer().fit(*data(), checkpoint=tmp_path / "run")
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
 def test_a_run_goes_on_with_its_own_rows_and_options_alone():
     x, y = data()
     own = trainer()

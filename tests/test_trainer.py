@@ -98,7 +98,7 @@ def test_columns_in_another_order_are_put_in_order(tmp_path):
     assert trainer.evaluate(REVERSED, Y) == trainer.evaluate(FRAME, Y)
     trainer.save(tmp_path / "m.safetensors")
     loaded = Trainer.load(tmp_path / "m.safetensors")
-    assert loaded.model.columns == tuple("abcdef")
+    assert loaded.model.form.columns == tuple("abcdef")
     np.testing.assert_array_equal(loaded.predict(REVERSED), trainer.predict(FRAME))
 
 
@@ -207,7 +207,7 @@ def test_a_class_is_told_from_the_logit_and_not_from_its_rounded_probability():
     trainer = fitted(binary())
     weights = trainer.model.weights
     weights[...] = 0.0
-    layout = trainer.recipe.network().build(trainer.model.input_shape, weights.dtype)
+    layout = trainer.recipe.network().build(trainer.model.form.input_shape, weights.dtype)
     layout.views(weights)["2_dense.b"][...] = 1e-9
     assert trainer.predict(X)[0] == 0.5
     assert trainer.predict_classes(X).all()

@@ -75,6 +75,17 @@ def compare(found: dict[str, object], expected: dict[str, object]) -> None:
         assert found[key] == expected[key]
 
 
+def wait_for_line(process: subprocess.Popen[str], text: str) -> None:
+    """Return once ``process`` has written a line with ``text``; fail where it ends without."""
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if text in line:
+            return
+    raise AssertionError("".join([*said, process.stderr.read() if process.stderr else ""]))
+
+
 def start_training(folder: Path, *arguments: object) -> subprocess.Popen[str]:
     """Start a run whose output goes to ``folder``, and return it once it trains."""
     process = start("train", *arguments, "--out", folder)

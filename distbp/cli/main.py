@@ -49,10 +49,10 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except DistbpError as error:
-        from distbp.engine.mpirun import is_first_rank, is_launched
+        from distbp.engine.mpirun import is_first_rank
 
-        if is_launched() and not error.agreed:
+        if not error.agreed and sys.excepthook is not sys.__excepthook__:
             raise  # of this rank alone: the engine ends the others
-        if is_first_rank():
+        if is_first_rank() or not error.agreed:
             say(error)
         raise SystemExit(error.exit_status) from None

@@ -46,9 +46,6 @@ class Output(HeldFolder):
         InputError
             Where the folder cannot be written, or holds a run already, or another process is at work on it.
         """
-        if self.checkpoints.folder.is_symlink():  # nothing is written outside of the folder
-            given = f"{self.checkpoints.folder}, a link to {self.checkpoints.folder.readlink()}"
-            raise InputError("a folder of the run's own for its checkpoints", given, "remove the link", "output")
         if resumed is not None:
             self.claim("output")
             self._write(resumed.history)

@@ -2,6 +2,7 @@
 
 from distbp.data.columns import Columns, column_name, columns_of, in_order
 from distbp.data.dataset import Dataset, HeldRows, Rows
+from distbp.data.form import RowForm
 from distbp.data.numbers import check_numbers, precarious
 from distbp.data.partition import Partition, places_of_shards, share, split
 from distbp.data.scaling import SCALINGS, Scaling, minmax, standard
@@ -16,6 +17,7 @@ __all__ = [
     "HeldRows",
     "Matrix",
     "Partition",
+    "RowForm",
     "Rows",
     "Scaling",
     "SparseRows",

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from distbp.data.columns import Columns, in_order
+from distbp.data.form import RowForm
 from distbp.data.numbers import check_kind
 from distbp.data.sparse import Matrix, SparseRows
 from distbp.errors import InputError
@@ -55,6 +56,13 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.x) if self.chosen is None else len(self.chosen)
+
+    @property
+    def form(self) -> RowForm:
+        """What one of them looks like."""
+        return RowForm(
+            input_shape=self.x.shape[1:], columns=self.columns, targets=self.targets, has_flat_targets=self.y.ndim == 1
+        )
 
     def choose(self, places: np.ndarray) -> Rows:
         """Return the rows at these places of the chosen ones."""

@@ -10,7 +10,18 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from distbp.data import Columns, Dataset, HeldRows, Matrix, Partition, Scaling, SparseRows, places_of_shards, share
+from distbp.data import (
+    Columns,
+    Dataset,
+    HeldRows,
+    Matrix,
+    Partition,
+    RowForm,
+    Scaling,
+    SparseRows,
+    places_of_shards,
+    share,
+)
 from distbp.errors import DistbpError, InputError, StoppedError, TrainingError
 from distbp.nn import aligned_zeros
 from distbp.train import Model, Outcome, Recipe, Training
@@ -169,9 +180,8 @@ def _of_model(model: Model) -> tuple[Any, dict[str, np.ndarray]]:
     arrays = {"weights": model.weights}
     if model.scaling is not None:
         arrays |= {"shift": model.scaling.shift, "factor": model.scaling.factor}
-    about = {name: getattr(model, name) for name in ("input_shape", "columns", "has_flat_targets", "targets")}
     arithmetic = [own.model_dump() for own in model.arithmetic]
-    return about | {"recipe": model.recipe.dump(), "arithmetic": arithmetic}, arrays
+    return {"recipe": model.recipe.dump(), "form": model.form.model_dump(), "arithmetic": arithmetic}, arrays
 
 
 def _model(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
@@ -179,13 +189,10 @@ def _model(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
     weights[...] = arrays["weights"]
     return Model(
         Recipe.parse(about["recipe"]),
-        tuple(about["input_shape"]),
+        RowForm(**about["form"]),
         weights,
         Scaling(arrays["shift"], arrays["factor"]) if "shift" in arrays else None,
         tuple(map(Arithmetic.model_validate, about["arithmetic"])),
-        _columns(about["columns"]),
-        about["has_flat_targets"],
-        _columns(about["targets"]),
     )
 
 

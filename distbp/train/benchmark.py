@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from distbp.data import Dataset, Rows
 from distbp.nn import Dense, Sequential
@@ -18,6 +17,7 @@ from distbp.train.pace import Protection
 from distbp.train.phases import PHASES
 from distbp.train.recipe import Recipe
 from distbp.train.run import Run
+from distbp.train.threads import blas_threads
 
 _EPOCH_STEPS = 16
 _ROUNDS = 10
@@ -124,7 +124,7 @@ def _benchmark(job: Benchmark, group: Group) -> dict[str, Any]:
         run.exchange.watch(True)
         return seconds
 
-    with threadpool_limits(run.recipe.blas_threads, "blas"):
+    with blas_threads(run.recipe.blas_threads):
         for _ in range(5):
             timed_step()
         products = matrix_products(run.network)

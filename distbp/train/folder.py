@@ -29,7 +29,17 @@ class HeldFolder(Watcher):
         self.folder, self.checkpoints, self.hold = folder, Checkpoints(folder, keep), Hold()
 
     def claim(self, where: str) -> None:
-        """Hold the folder; raise InputError, about ``where``, if another process does. It must exist."""
+        """Hold the folder, which must exist.
+
+        Raises
+        ------
+        InputError
+            About ``where``, if another process does, or checkpoints would be written outside of it.
+        """
+        inside = self.checkpoints.folder
+        if inside.is_symlink():
+            given = f"{inside}, a link to {inside.readlink()}"
+            raise InputError("a folder of the run's own for its checkpoints", given, "remove the link", where)
         if not self.hold.take(self.folder):
             given = f"{self.folder}, where another process is training"
             raise InputError("a folder that no run writes to", given, "let it end, or end it", where)

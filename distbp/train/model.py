@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from distbp.data import Columns, Matrix, Rows, Scaling, as_features, check_numbers, columns_of, in_order, share
+from distbp.data import Matrix, RowForm, Rows, Scaling, as_features, check_numbers, in_order, share
 from distbp.data.shard import Features, Shard
 from distbp.errors import InputError
 from distbp.nn import Loss, Sequential, aligned_zeros
@@ -28,6 +29,7 @@ from distbp.train.tree import total
 from distbp.wording import counted
 
 FORMAT = "distbp model 1"
+_ONE_BY_ONE = threading.Lock()  # the buffers of a model are there once
 
 
 @dataclass(frozen=True)
@@ -38,42 +40,34 @@ class Model:
     ----------
     recipe:
         As it was trained, with the number of shards.
-    input_shape:
-        Of one row of features.
+    form:
+        Of the rows that it was trained on.
     weights:
         The parameter vector.
     scaling:
         Applied to features, where the recipe asks for one.
     arithmetic:
         What it was trained with: one, or more where the user accepted another as the run went on.
-    columns:
-        The names of the features, where it was trained on a data frame.
-    targets:
-        The names of several targets, likewise.
-    has_flat_targets:
-        Whether it was trained on targets of shape (n,): one output is then predicted in that shape.
     """
 
     recipe: Recipe
-    input_shape: tuple[int, ...]
+    form: RowForm
     weights: np.ndarray
     scaling: Scaling | None
     arithmetic: tuple[Arithmetic, ...] = ()
-    columns: Columns | None = None
-    has_flat_targets: bool = False
-    targets: Columns | None = None
 
     def __repr__(self) -> str:
         network = self.recipe.network()
         kinds = ", ".join(layer.name for layer in network.layers)
-        n = network.build(self.input_shape, self.weights.dtype).n_parameters
-        return f"Model({kinds}; {counted(n, 'parameter')} of {self.weights.dtype}, rows of shape {self.input_shape})"
+        shape = self.form.input_shape
+        n = network.build(shape, self.weights.dtype).n_parameters
+        return f"Model({kinds}; {counted(n, 'parameter')} of {self.weights.dtype}, rows of shape {shape})"
 
     @functools.cached_property
     def _evaluator(self) -> Evaluator:
         """Evaluates the network, which is built and bound once."""
         network, loss = self.recipe.network(), self.recipe.loss_function()
-        network.build(self.input_shape, self.weights.dtype)
+        network.build(self.form.input_shape, self.weights.dtype)
         network.fuse(loss)
         evaluator = Evaluator(network, loss, self.recipe.row_limit)
         network.bind(self.weights, evaluator.n_rows, backward=False)
@@ -86,7 +80,7 @@ class Model:
     def sha256(self) -> str:
         """SHA-256 over all parameters in order, unpadded, as little-endian float32."""
         network = self.recipe.network()
-        return network.build(self.input_shape, self.weights.dtype).sha256(self.weights)
+        return network.build(self.form.input_shape, self.weights.dtype).sha256(self.weights)
 
     def predict(self, x: Any) -> np.ndarray:
         """Return the outputs of the network (n, n_out) for the rows ``x`` (n, ...).
@@ -100,7 +94,7 @@ class Model:
             Where ``x`` is none that ``Trainer.fit`` takes, or has other columns, or an output is not finite.
         """
         y = self._compute(x)
-        return y[:, 0] if self.has_flat_targets and y.shape[1] == 1 else y
+        return y[:, 0] if self.form.has_flat_targets and y.shape[1] == 1 else y
 
     def predict_classes(self, x: Any) -> np.ndarray:
         """Return the class of each row of ``x`` (n,), as ``evaluate`` counts it.
@@ -120,7 +114,11 @@ class Model:
     def _compute(self, x: Any, *, logits: bool = False) -> np.ndarray:
         """Return the outputs for the rows ``x``, or what the loss takes (n, n_out)."""
         features = self._features(x)
-        with blas_threads(self.recipe.blas_threads), np.errstate(all="ignore"):  # what comes of it is looked at
+        with (
+            blas_threads(self.recipe.blas_threads),
+            _ONE_BY_ONE,
+            np.errstate(all="ignore"),
+        ):  # what comes of it is looked at
             y = self._evaluator.outputs(features, logits=logits)
         finite = np.isfinite(y)
         if not finite.all():
@@ -132,9 +130,9 @@ class Model:
     def _features(self, x: Any) -> Features:
         """Return ``x``, as users pass it, with the columns of the training, as the network takes it."""
         matrix, columns = as_features(x, "x")
-        matrix = in_order(matrix, columns, self.columns, "x")
+        matrix = in_order(matrix, columns, self.form.columns, "x")
         self._check_shape(matrix, "x")
-        rows = Rows(matrix, np.zeros(len(matrix)), "x", columns=self.columns or columns)
+        rows = Rows(matrix, np.zeros(len(matrix)), "x", columns=self.form.columns or columns)
         features = Features(rows, np.arange(len(matrix)), self.weights.dtype, is_scaled=self.scaling is not None)
         features.prepare(self.scaling, at_once=False)
         return features
@@ -147,12 +145,16 @@ class Model:
         InputError
             Where the rows do not fit the model, or the loss is not finite.
         """
-        rows = rows.in_order(self.columns, self.targets)
+        rows = rows.in_order(self.form.columns, self.form.targets)
         self._check_shape(rows.x, rows.where)
         evaluator, loss = self._evaluator, self._evaluator.loss
         n_shards = self.recipe.shards or 1
         shards = (self._shard(rows, loss, evaluator.network, share(len(rows), n_shards, i)) for i in range(n_shards))
-        with blas_threads(self.recipe.blas_threads), np.errstate(all="ignore"):  # what comes of it is looked at
+        with (
+            blas_threads(self.recipe.blas_threads),
+            _ONE_BY_ONE,
+            np.errstate(all="ignore"),
+        ):  # what comes of it is looked at
             values = metrics(total(np.array([evaluator.tally(shard) for shard in shards])), loss)
         if not math.isfinite(values["loss"]):
             given = f"a loss of {values['loss']}"
@@ -166,14 +168,14 @@ class Model:
         return shard
 
     def _check_shape(self, x: Matrix, where: str) -> None:
-        if x.shape[1:] != self.input_shape:
+        if x.shape[1:] != self.form.input_shape:
             given = f"rows of shape {x.shape[1:]}"
-            raise InputError(f"rows of shape {self.input_shape}", given, "reshape the features", where)
+            raise InputError(f"rows of shape {self.form.input_shape}", given, "reshape the features", where)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to ``path``: its tensors by name, and the recipe as JSON in the metadata."""
         network = self.recipe.network()
-        layout = network.build(self.input_shape, self.weights.dtype)
+        layout = network.build(self.form.input_shape, self.weights.dtype)
         tensors = dict(layout.views(self.weights))
         if self.scaling is not None:
             tensors |= {"scaling.shift": self.scaling.shift, "scaling.factor": self.scaling.factor}
@@ -181,12 +183,9 @@ class Model:
             "format": FORMAT,
             "recipe": json.dumps(self.recipe.dump()),
             "strangers": json.dumps(self.recipe.strangers()),
-            "input_shape": json.dumps(self.input_shape),
             "arithmetic": json.dumps([own.model_dump() for own in self.arithmetic]),
-            "columns": json.dumps(self.columns),
-            "targets": json.dumps(self.targets),
-            "has_flat_targets": json.dumps(self.has_flat_targets),
         }
+        metadata |= {name: json.dumps(value) for name, value in self.form.model_dump().items()}
         write_bytes(Path(path), save({name: np.ascontiguousarray(t) for name, t in tensors.items()}, metadata))
 
     @staticmethod
@@ -222,19 +221,15 @@ class Model:
             recipe = Recipe.parse(
                 json.loads(metadata["recipe"]), str(file), json.loads(metadata.get("strangers", "{}"))
             )
-            input_shape = tuple(int(n) for n in json.loads(metadata["input_shape"]))
+            form = RowForm(**{name: json.loads(metadata[name]) for name in RowForm.model_fields if name in metadata})
             arithmetic = tuple(map(Arithmetic.model_validate, json.loads(metadata.get("arithmetic", "[]"))))
-            columns, targets = _names(metadata, "columns"), _names(metadata, "targets")
-            if columns is not None and input_shape != (len(columns),):
-                raise ValueError(f"{len(columns)} columns for rows of shape {input_shape}")
-            has_flat_targets = json.loads(metadata.get("has_flat_targets", "false")) is True
         except InputError:
             raise
         except (KeyError, ValueError, TypeError, RecursionError) as error:
             raise InputError(
                 "a recipe, an input shape and names of columns in the metadata", repr(error), "save it again", str(file)
             ) from None
-        layout = recipe.network().build(input_shape, np.dtype(recipe.dtype))
+        layout = recipe.network().build(form.input_shape, np.dtype(recipe.dtype))
         if layout.size > 2 * file.stat().st_size:  # before memory is taken for it
             given = f"a recipe for {layout.size} parameters"
             raise InputError("a file as large as its weights", given, "save the model again", str(file))
@@ -244,8 +239,8 @@ class Model:
                 given = f"{tensors[name].dtype}{tensors[name].shape}" if name in tensors else "none"
                 raise InputError(f"a tensor {name} of {layout.dtype}{view.shape}", given, "save it again", str(file))
             view[...] = tensors[name]
-        scaling = _scaling(tensors, input_shape, file) if recipe.data.scaling != "none" else None
-        return Model(recipe, input_shape, weights, scaling, arithmetic, columns, has_flat_targets, targets)
+        scaling = _scaling(tensors, form.input_shape, file) if recipe.data.scaling != "none" else None
+        return Model(recipe, form, weights, scaling, arithmetic)
 
 
 def _scaling(tensors: dict[str, np.ndarray], input_shape: tuple[int, ...], file: Path) -> Scaling:
@@ -256,16 +251,6 @@ def _scaling(tensors: dict[str, np.ndarray], input_shape: tuple[int, ...], file:
         given = ", ".join(f"{array.dtype}{array.shape}" for array in found) or "none"
         raise InputError(f"{' and '.join(names)} of shape {input_shape}", given, "save the model again", str(file))
     return Scaling(*(array.astype(np.float64) for array in found))
-
-
-def _names(metadata: dict[str, str], key: str) -> Columns | None:
-    """Return the names of columns in the metadata of a file; raise ValueError where these are none."""
-    names = json.loads(metadata.get(key, "null"))
-    if names is None:
-        return None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{key} {names!r:.80}")
-    return columns_of(names, key)
 
 
 def make_shard(rows: Rows, places: np.ndarray, loss: Loss, network: Sequential, *, is_scaled: bool = False) -> Shard:

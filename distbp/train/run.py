@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
-from distbp.data import Dataset, Partition, Rows, Scaling, column_name, minmax, places_of_shards, precarious, standard
+from distbp.data import Dataset, Partition, Rows, Scaling, places_of_shards
 from distbp.data.shard import Shard
 from distbp.errors import InputError, StoppedError, TrainingError
 from distbp.kernels import require
@@ -26,13 +24,13 @@ from distbp.train.pace import BAD, NOTHING, STOP, Pace, Protection
 from distbp.train.phases import Phases
 from distbp.train.plan import Plan
 from distbp.train.recipe import Recipe
+from distbp.train.row_statistics import RowStatistics
 from distbp.train.state import WEIGHTS, Copy, State, vector_names
 from distbp.train.stopping import Stopper, best_epoch
+from distbp.train.threads import blas_threads
 from distbp.train.tree import total
 from distbp.train.worker import Worker, is_finite
 from distbp.wording import counted
-
-_SCALING_ROWS, _SCALING_BLOCK = 1024, 1 << 20
 
 
 @dataclass
@@ -174,11 +172,10 @@ class Run:
         leader = 0 if recipe.is_synchronous else group.n_workers
         self.pace = Pace(self.protection, group.brake, leads=group.worker == leader)
         self.fault = Fault.parse(self.protection.faults[0]) if self.protection.faults else None
-        self.columns, self.targets = dataset.train.columns, dataset.train.targets
-        self.has_flat_targets = dataset.train.y.ndim == 1
-        with threadpool_limits(recipe.blas_threads, "blas"), np.errstate(all="ignore"):
+        self.form = dataset.train.form
+        with blas_threads(recipe.blas_threads), np.errstate(all="ignore"):
             self.arithmetic = self._common_arithmetic(() if state is None else state.arithmetic)
-            self.scaling = self._fit_scaling(shards["train"], dataset.train)
+            self.scaling = self._scaling(dataset.train, shards["train"])
             for part in shards.values():
                 for shard in part.values():
                     shard.prepare(self.scaling)
@@ -235,6 +232,15 @@ class Run:
             require_one(workers, list(self.group.names.values()), self.recipe.bits)
         return (*earlier, workers[0]) if not earlier or earlier[-1].differences(workers[0]) else earlier
 
+    def _scaling(self, rows: Rows, shards: dict[int, Shard]) -> Scaling | None:
+        """Return the scaling of the features; raise where there is none, and the features would need it."""
+        kind = self.recipe.data.scaling
+        of_rows = RowStatistics(rows, shards, self.network.input_shape, self.group, self.exchange, self.phases)
+        if kind != "none":
+            return of_rows.scaling(kind)
+        of_rows.check_rounding(self.network.layout.dtype)
+        return None
+
     def _go_on_from(self, state: State) -> None:
         self.start, self.history, self.seconds = state.step, list(state.history), state.seconds
         for name, vector in self.coordinator.vectors().items():
@@ -287,7 +293,7 @@ class Run:
 
     def train(self, watcher: Watcher | None = None) -> Outcome:
         """Train to the end; return the outcome, the same on every worker."""
-        with threadpool_limits(self.recipe.blas_threads, "blas"), np.errstate(all="ignore"):  # looked at step by step
+        with blas_threads(self.recipe.blas_threads), np.errstate(all="ignore"):  # looked at step by step
             if self.recipe.is_synchronous:
                 watcher = watcher if self.group.worker == 0 else None
                 with watched(watcher, self.n_steps, self.recipe.epochs):
@@ -396,16 +402,7 @@ class Run:
 
     def model(self, weights: np.ndarray) -> Model:
         """Return the model with a copy of ``weights``."""
-        return Model(
-            self.recipe,
-            self.network.input_shape,
-            weights.copy(),
-            self.scaling,
-            self.arithmetic,
-            self.columns,
-            self.has_flat_targets,
-            self.targets,
-        )
+        return Model(self.recipe, self.form, weights.copy(), self.scaling, self.arithmetic)
 
     def stop(self, step: int) -> None:
         """Raise StoppedError after ``step``: on all workers, or on the parameter server."""
@@ -478,62 +475,6 @@ class Run:
             }
             for part, shard_places in places_of_shards(dataset, self.partition, own).items()
         }
-
-    def _fit_scaling(self, shards: dict[int, Shard], rows: Rows) -> Scaling | None:
-        """Fit the scaling on all training rows: sums over shards, along the tree."""
-        kind, shape = self.recipe.data.scaling, self.network.input_shape
-        if kind == "none":
-            self._check_rounding(shards, rows)
-            return None
-        low, high = self._bounds(shards)
-        if kind == "standard":
-            sums = total(self._over_rows(shards, np.sum, lambda x: x)).reshape(shape)
-            mean = sums / len(rows)
-            squares = total(self._over_rows(shards, np.sum, lambda x: (x - mean) ** 2)).reshape(shape)
-        with self.group.agreement():
-            return minmax(low, high) if kind == "minmax" else standard(len(rows), sums, squares, low < high)
-
-    def _check_rounding(self, shards: dict[int, Shard], rows: Rows) -> None:
-        """Raise InputError where a feature is rounded to the type of the network, and its content lies in what is lost.
-
-        Integers were looked at one by one; those that came as float64, as beside a column of measurements, were not.
-        """
-        dtype = self.network.layout.dtype
-        if rows.x.dtype.kind != "f" or rows.x.dtype.itemsize <= dtype.itemsize:
-            return
-        low, high = self._bounds(shards)
-        narrow, large = precarious(low, high, dtype)
-        if (narrow | large).any():
-            is_rounded = self._over_rows(shards, np.max, lambda x: x.astype(dtype) != x).any(axis=0)
-            has_fraction = self._over_rows(shards, np.max, lambda x: np.rint(x) != x).any(axis=0)
-            bad = is_rounded.reshape(low.shape) & (narrow | large & ~has_fraction.reshape(low.shape))
-            with self.group.agreement():
-                if bad.any():
-                    column = int(np.argmax(bad))
-                    span = f"numbers from {low.flat[column]!s} to {high.flat[column]!s}"
-                    raise InputError(
-                        f"features that differ also in {dtype}",
-                        f"{column_name(column, rows.columns)} of {span}",
-                        "set scaling: standard, which is computed in float64, or dtype: float64",
-                        rows.where,
-                    )
-
-    def _bounds(self, shards: dict[int, Shard]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the least and the largest value of each feature over all training rows."""
-        low = self._over_rows(shards, np.min, lambda x: x).min(axis=0)
-        high = self._over_rows(shards, np.max, lambda x: x).max(axis=0)
-        return low.reshape(self.network.input_shape), high.reshape(self.network.input_shape)
-
-    def _over_rows(self, shards: dict[int, Shard], reduce: Any, f: Any) -> np.ndarray:
-        """Return ``reduce`` over the rows x of each shard of all workers, of f(x): (n_shards, n_features)."""
-        n_features = math.prod(self.network.input_shape)
-        n_block = max(1, min(_SCALING_ROWS, _SCALING_BLOCK // n_features))
-        values = []
-        for shard in shards.values():
-            starts = range(0, len(shard), n_block)
-            values.append(reduce([reduce(f(shard.raw(k, k + n_block)), axis=0) for k in starts], axis=0))
-            self.phases.lap("forward")
-        return self.exchange.allgather(np.array(values).reshape(len(shards), n_features))
 
 
 def _require_fit(state: State, plan: Plan, where: str) -> None:

@@ -6,10 +6,9 @@ import functools
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from threadpoolctl import ThreadpoolController
-
-_LIMITED = threading.RLock()
 
 
 @functools.cache
@@ -17,8 +16,45 @@ def _controller() -> ThreadpoolController:
     return ThreadpoolController()  # looks through all libraries of the process: only once
 
 
+class _Room:
+    """The threads of this process that compute at the moment, each with how many threads its products have."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.inside: list[tuple[int, int]] = []
+        self.limit: Any = None  # knows what there was before
+
+    def enter(self, n: int) -> None:
+        me = threading.get_ident()
+        with self.changed:
+            self.changed.wait_for(lambda: all(who == me or theirs == n for who, theirs in self.inside))
+            limit = _controller().limit(limits=n, user_api="blas")
+            self.limit = self.limit or limit
+            self.inside.append((me, n))
+
+    def leave(self, n: int) -> None:
+        with self.changed:
+            self.inside.remove((threading.get_ident(), n))
+            if self.inside:
+                _controller().limit(limits=self.inside[-1][1], user_api="blas")
+            else:
+                self.limit.restore_original_limits()
+                self.limit = None
+            self.changed.notify_all()
+
+
+_ROOM = _Room()
+
+
 @contextmanager
 def blas_threads(n: int) -> Iterator[None]:
-    """Let matrix products use ``n`` threads inside; only one thread of this process can be there at a time."""
-    with _LIMITED, _controller().limit(limits=n, user_api="blas"):
+    """Let matrix products use ``n`` threads inside.
+
+    Their number is one for the whole process: threads of it that want the same one compute side by side, and who wants
+    another waits until they are through.
+    """
+    _ROOM.enter(n)
+    try:
         yield
+    finally:
+        _ROOM.leave(n)

@@ -10,7 +10,7 @@ from pandas import DataFrame
 from scipy.sparse import csr_matrix
 
 from distbp import InputError, Model, Outcome, Recipe, TrainingError
-from distbp.data import Dataset, Partition, Rows, Scaling, SparseRows, as_rows, places_of_shards, share
+from distbp.data import Dataset, Partition, RowForm, Rows, Scaling, SparseRows, as_rows, places_of_shards, share
 from distbp.engine.actor import Round
 from distbp.engine.messages import (
     pack,
@@ -123,16 +123,15 @@ def test_errors_come_back_as_they_were(error):
 def test_outcomes_come_back_as_they_were(scaling):
     weights = np.random.default_rng(0).standard_normal(32).astype(np.float32)
     own = Arithmetic(processor="A", kernels="K", versions={}, threads=1, digests={"exp": "1"})
-    model = Model(RECIPE, (2,), weights, scaling, (own, own), ("a", "b"), has_flat_targets=True, targets=("c", "d"))
+    form = RowForm(input_shape=(2,), columns=("a", "b"), targets=("c", "d"), has_flat_targets=True)
+    model = Model(RECIPE, form, weights, scaling, (own, own))
     history = [{"epoch": 1, "train": {"loss": 0.1 + 0.2}}]
     outcome = Outcome(model, "00", "ray", 2, 5, 7, 1, 0.25, 1e3, history, {"train": {"loss": 1 / 3}}, {"forward": 0.5})
     back = unpack_result(pack_result(outcome))
     assert back.summary() == outcome.summary()
-    assert (back.history, back.model.recipe.dump(), back.model.input_shape) == (history, RECIPE.dump(), (2,))
+    assert (back.history, back.model.recipe.dump(), back.model.form) == (history, RECIPE.dump(), form)
     assert back.model.weights.tobytes() == weights.tobytes()
     assert back.model.arithmetic == (own, own)
-    assert (back.model.columns, back.model.has_flat_targets) == (("a", "b"), True)
-    assert back.model.targets == ("c", "d")
     assert (back.model.scaling is None) == (scaling is None)
 
 

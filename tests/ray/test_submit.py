@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,11 @@ def test_ray_job_submit_gives_the_same_bits(alone, recipe, tmp_path):
     with Cluster([3], *dashboard) as cluster:
         command = [RAY, "job", "submit", "--address", f"http://127.0.0.1:{port}", "--"]
         job = [sys.executable, "-m", "distbp", "train", recipe, "--workers", 3, "--out", tmp_path / "run"]
-        done = subprocess.run([*command, *map(str, job)], capture_output=True, text=True, timeout=120, check=False)
+        for _ in range(30):
+            done = subprocess.run([*command, *map(str, job)], capture_output=True, text=True, timeout=120, check=False)
+            if "No available agent" not in done.stderr:
+                break
+            time.sleep(1)  # the agent starts after the raylet
         assert done.returncode == 0, done.stdout + done.stderr
         assert cluster.used_cpus() == 0
     assert result(tmp_path / "run")["weights_sha256"] == alone["weights_sha256"]

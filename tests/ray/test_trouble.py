@@ -153,11 +153,7 @@ def test_a_run_that_cannot_be_says_so_once(cluster, recipe, tmp_path, options, m
 
 
 def test_versions_that_differ_are_named(cluster, recipe, tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(
-        "import importlib.metadata as module\n"
-        "version = module.version\n"
-        "module.version = lambda name: '0.0.1' if name == 'distbp' else version(name)\n"
-    )
+    (tmp_path / "sitecustomize.py").write_text("import distbp.version as module\nmodule.__version__ = '0.0.1'\n")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     done = distbp("train", recipe, "--address", cluster.address, status=2, env=environment, cwd=tmp_path)
     assert "expected distbp 0.0.1, as here; given 0.1.0 on worker 0 (machine " in done.stderr

@@ -15,7 +15,7 @@ from hosts import missing as hosts_missing
 from ray_cluster import RAY, wait_until_up
 from sshd import Sshd
 from sshd import missing as sshd_missing
-from tests_support import COMMAND, RECIPE, compare, distbp, finish, result
+from tests_support import COMMAND, RECIPE, compare, distbp, finish, result, wait_for_line
 
 pytestmark = [
     pytest.mark.timeout(400),
@@ -95,9 +95,7 @@ def test_ray_does_without_a_host_that_is_cut_off(hosts, raylets, tmp_path):
     options = ["--address", raylets, "--workers", 4, "--deadline", 3, "--out", tmp_path / "run"]
     command = hosts.command(0, *COMMAND, "train", recipe, *options)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    while "epoch 2/" not in process.stdout.readline():
-        pass
+    wait_for_line(process, "epoch 2/")
     hosts.connect(1, False)
     done = finish(process, _TIMEOUT_S)
     hosts.connect(1, True)
