@@ -49,9 +49,9 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except DistbpError as error:
-        from distbp.engine.mpirun import is_first_rank
+        from distbp.engine.mpirun import has_joined, is_first_rank
 
-        if not error.agreed and sys.excepthook is not sys.__excepthook__:
+        if has_joined() and not error.agreed:
             raise  # of this rank alone: the engine ends the others
         if is_first_rank() or not error.agreed:
             say(error)

@@ -39,6 +39,11 @@ def is_launched() -> bool:
     return bool(_ranks())
 
 
+def has_joined() -> bool:
+    """Return whether this process has joined the other ranks, which the engine ends where this one fails."""
+    return is_launched() and "mpi4py.MPI" in sys.modules
+
+
 def is_first_rank() -> bool:
     """Return whether this process is rank 0, as far as its environment says, or no rank at all."""
     return _ranks() <= {"0"}

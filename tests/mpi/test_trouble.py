@@ -101,6 +101,14 @@ def test_a_number_of_workers_that_mpirun_did_not_start_is_refused_once(tmp_path)
     assert done.stderr.count("expected 3 workers; given 2") == 1
 
 
+@pytest.mark.parametrize("command", [["train", "missing.yaml"], ["evaluate", "missing", "digits"]], ids=lambda c: c[0])
+def test_a_mistake_found_before_the_ranks_meet_is_said_without_a_traceback(command):
+    done = finish(under_mpirun(2, *COMMAND, *command))
+    assert done.returncode == 2
+    assert "missing does not exist" in done.stderr.replace(".yaml", "")
+    assert "Traceback" not in done.stderr
+
+
 @pytest.fixture
 def data(tmp_path):
     """Return a function that writes rows, with one change, and returns their path."""
