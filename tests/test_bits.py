@@ -83,17 +83,18 @@ def test_ranks_with_other_kernels_are_refused_by_one_message_that_names_them(rec
 
 @needs_avx2
 @pytest.mark.parametrize(
-    ("variables", "operation"),
+    ("variables", "operations"),
     [
-        ({"NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR AVX2 FMA3"}, "exp and tanh and log"),
-        ({"GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-FMA"}, "the C library"),
+        ({"NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR AVX2 FMA3"}, {"exp", "tanh", "log"}),
+        ({"GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX2,-FMA"}, {"the C library"}),
     ],
     ids=["NumPy's loops", "the C library"],
 )
-def test_ranks_whose_functions_differ_are_refused(recipe, tmp_path, variables, operation):
+def test_ranks_whose_functions_differ_are_refused(recipe, tmp_path, variables, operations):
     words = [*COMMAND, "train", recipe, "--out", tmp_path / "run"]
     said = refusal(finish(mpirun(words, env(variables, *words))))
-    assert f"given {operation} that differ between worker 0" in said
+    # Which functions have loops above AVX2 depends on the processor: with AVX-512, expm1 and log1p have some, too.
+    assert operations <= set(re.search(r"given (.*) that differ between worker 0", said)[1].split(" and "))
 
 
 def test_ranks_of_other_versions_are_refused(recipe, tmp_path):
