@@ -54,6 +54,8 @@ class Cluster:
         own_address = f"127.0.0.{1 + len(self.raylets)}"  # so that a driver connects to the raylet of the head
         common = ["--node-ip-address", own_address, "--block", "--disable-usage-stats"]
         common += ["--object-store-memory", "200000000", "--num-cpus", str(cpus)]
+        # Ray gives all agents one port, so that of two clusters beside each other only the first could take jobs.
+        common += ["--dashboard-agent-listen-port", str(free_port())]
         command = [RAY, "start", *(["--address", self.address] if self.raylets else head), *common]
         pipe = subprocess.PIPE
         raylet = subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=self.env)

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from distbp import InputError, Model, Recipe
 from distbp.cli.recipe_file import read_recipe
-from distbp.data import load
+from distbp.data import RowForm, load
 from distbp.data.idx import read_idx
 from distbp.data.sources import read_npy, read_npz
 from distbp.train.checkpoint import load_checkpoint, to_bytes
@@ -49,7 +49,7 @@ def npy():
 
 def model(folder):
     weights = np.zeros(32, np.float32)
-    Model(RECIPE, (2,), weights, None).save(folder / "model")
+    Model(RECIPE, RowForm(input_shape=(2,)), weights, None).save(folder / "model")
     return (folder / "model").read_bytes()
 
 

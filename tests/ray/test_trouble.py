@@ -6,7 +6,6 @@ import importlib.util
 import os
 import signal
 import sys
-import time
 
 import pytest
 from conftest import actors
@@ -32,15 +31,6 @@ def recipe(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(LONG)
     return path
-
-
-@pytest.fixture(autouse=True)
-def no_actor_is_left():
-    yield
-    deadline = time.monotonic() + 150
-    while (left := actors()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not left
 
 
 def training(cluster, recipe, tmp_path, *options):

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from tests_support import needs_avx2, needs_families
 
 from distbp import Model, Recipe, kernels
+from distbp.data import RowForm
 from distbp.errors import InputError
 from distbp.nn import Dense, Sequential
 from distbp.train import arithmetic
@@ -147,7 +148,7 @@ RECIPE = Recipe.parse({"model": [{"dense": 2}, "softmax"], "shards": 1})
 
 def save_model(path, *arithmetic):
     weights = np.zeros(RECIPE.network().build((3,), np.dtype("float32")).size, np.float32)
-    Model(RECIPE, (3,), weights, None, arithmetic).save(path)
+    Model(RECIPE, RowForm(input_shape=(3,)), weights, None, arithmetic).save(path)
 
 
 def test_models_and_checkpoints_keep_what_computed_them(tmp_path):

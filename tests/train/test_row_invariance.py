@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from distbp import Model, Recipe, Trainer, nn
-from distbp.data import Rows, Scaling
+from distbp.data import RowForm, Rows, Scaling
 from distbp.nn import LAYERS, LOSSES, RowBlocks, aligned_zeros, row_keys
 from distbp.nn.row_blocks import SIZES
 
@@ -30,7 +30,7 @@ def model(widths, activation="relu", loss="squared_error", dtype="float32", seed
     weights = aligned_zeros(layout.size, layout.dtype)
     weights[...] = rng.standard_normal(layout.size) / np.sqrt(np.mean(widths))
     scaling = Scaling(rng.standard_normal(widths[0]), rng.uniform(0.5, 2.0, widths[0]))
-    return Model(parsed, (widths[0],), weights, scaling)
+    return Model(parsed, RowForm(input_shape=(widths[0],)), weights, scaling)
 
 
 def rows(n, n_in, seed=0):
