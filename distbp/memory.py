@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import sys
 from pathlib import Path
 
@@ -11,9 +12,12 @@ from distbp.errors import InputError
 
 
 def available_bytes() -> int:
-    """Return the memory that can still be had: of the machine, or of this process's control group if that is less."""
+    """Return the memory that can still be had: of the machine, of this process's control group, or of its own limit."""
     try:
         available = int(psutil.virtual_memory().available)
+        limit_of_addresses, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if limit_of_addresses != resource.RLIM_INFINITY:
+            available = min(available, max(0, limit_of_addresses - psutil.Process().memory_info().vms))
     except OSError:  # /proc is not to be seen
         return sys.maxsize
     try:
@@ -34,6 +38,15 @@ def require_room(n_bytes: int, what: str) -> None:
             f"{available / 1e6:,.0f} MB of memory available",
             "make the network smaller, or use fewer workers a machine",
         )
+
+
+def require_room_for_file(n_bytes: int, path: Path) -> None:
+    """Raise InputError where the ``n_bytes`` that ``path`` unpacks to are more than there is memory for."""
+    available = available_bytes()
+    if n_bytes > available:
+        given, room = f"{n_bytes / 1e6:,.0f} MB once unpacked", f"{available / 1e6:,.0f} MB of memory"
+        remedy = "use .npy files, which are mapped"
+        raise InputError(f"a file for which there is room, {room}", given, remedy, str(path))
 
 
 def private_bytes() -> int:

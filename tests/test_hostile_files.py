@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import gzip
 import io
+import json
 import os
 import resource
 import struct
@@ -26,6 +27,7 @@ from distbp.cli.recipe_file import read_recipe
 from distbp.data import RowForm, load
 from distbp.data.idx import read_idx
 from distbp.data.sources import read_npy, read_npz
+from distbp.train import tensor_file
 from distbp.train.checkpoint import load_checkpoint, to_bytes
 from distbp.train.state import Ledger, State
 
@@ -63,7 +65,8 @@ STATE = State(
     0.0,
 )
 ASYNCHRONOUS = Recipe.parse(RECIPE.dump() | {"mode": "asynchronous"})
-PUSHED = dataclasses.replace(STATE, ledger=Ledger(steps_of_workers=[3, 4], unseen=[{"epoch": 1}]))
+RECORD = {"epoch": 1, "step": 3, "train": {"loss": 1.0}, "seconds": 0.5, "examples_per_second": 9.0}
+PUSHED = dataclasses.replace(STATE, ledger=Ledger(steps_of_workers=[3, 4], unseen=[RECORD]))
 LOADERS = {
     "recipe": (lambda path: read_recipe(path, []), lambda _: YAML),
     "model": (Model.load, model),
@@ -125,6 +128,47 @@ def test_any_bytes_end_with_an_error_of_ours(name, tmp_path):
             loader(tmp_path / "file")
 
     examine(read)
+
+
+VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(max_size=9), below, max_size=3),
+    max_leaves=6,
+)
+
+
+def places(value, path=()):
+    """Return the paths to all that is in a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, below in items for place in places(below, (*path, key)))]
+
+
+@pytest.mark.parametrize("name", ["model", "checkpoint", "checkpoint of a mode"])
+@pytest.mark.filterwarnings("default")
+def test_a_header_whose_checksum_is_right_ends_with_an_error_of_ours(name, tmp_path):
+    loader, valid = LOADERS[name]
+    path = tmp_path / "file"
+    path.write_bytes(valid(tmp_path))
+    kind = "distbp model 2" if name == "model" else "distbp checkpoint 2"
+    whole, tensors = tensor_file.read(path, kind, "file", "")
+
+    @settings(deadline=None, max_examples=250, suppress_health_check=list(HealthCheck), derandomize=False)
+    @given(st.data())
+    def forge(data):
+        header = json.loads(json.dumps(whole))
+        *above, last = data.draw(st.sampled_from(places(header)[1:]))
+        place = header
+        for key in above:
+            place = place[key]
+        if isinstance(place, dict) and data.draw(st.booleans()):
+            del place[last]
+        else:
+            place[last] = data.draw(VALUE)
+        path.write_bytes(tensor_file.to_bytes(kind, header, tensors))
+        with contextlib.suppress(InputError):
+            loader(path)
+
+    examine(forge)
 
 
 def header(shape, dtype="<f8"):

@@ -10,7 +10,7 @@ import pytest
 import distbp
 
 ROOT = Path(distbp.__file__).parent
-BASE = {"errors", "kernels", "memory", "randomness", "version", "wording"}
+BASE = {"errors", "kernels", "memory", "options", "randomness", "version", "wording"}
 MAY_IMPORT = {
     "nn": BASE,
     "optim": BASE,

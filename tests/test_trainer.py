@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from tests_support import forge
 
 from distbp import InputError, Model, Trainer, TrainingError, nn, optim
 from distbp.data import Scaling, as_rows
+from distbp.train import tensor_file
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((120, 6)).round(3)
@@ -425,30 +427,67 @@ def test_outputs_that_are_not_finite_are_no_prediction():
 
 
 @pytest.mark.parametrize(
-    "change",
+    "tensors",
     [
-        {"scaling.shift": None},
-        {"scaling.factor": np.ones(())},
-        {"scaling.shift": np.zeros(5)},
-        {"columns": '["a"]'},
-        {"columns": '["a", "a", "c", "d", "e", "f"]'},
-        {"columns": "3"},
-        {"columns": "[1, 2, 3, 4, 5, 6]"},
+        {"scaling__shift": None},
+        {"scaling__factor": None},
+        {"scaling__factor": np.ones(())},
+        {"scaling__shift": np.zeros(5)},
+        {"scaling__shift": np.zeros(6, np.float32)},
+        {"scaling__factor": np.full(6, np.nan)},
+        {"another": np.zeros(6)},
     ],
 )
-def test_a_model_whose_scaling_or_columns_do_not_fit_is_refused(change, tmp_path):
-    from safetensors import safe_open
-    from safetensors.numpy import load_file, save_file
-
+def test_a_model_with_other_tensors_than_its_recipe_asks_for_is_refused(tensors, tmp_path):
     path = tmp_path / "m.safetensors"
     fitted(classifier(scaling="standard"), FRAME, Y).save(path)
-    tensors = load_file(path)
-    with safe_open(path, framework="np") as file:
-        metadata = file.metadata()
-    for name, value in change.items():
-        (metadata if isinstance(value, str) else tensors)[name] = value
-    save_file({name: array for name, array in tensors.items() if array is not None}, path, metadata)
-    with pytest.raises(InputError, match="m.safetensors|columns"):
+    forge(path, **tensors)
+    with pytest.raises(InputError, match=r"m\.safetensors.*(scaling\.|another)"):
+        Model.load(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, None, "another shape", "another type"])
+def test_a_model_whose_weights_are_not_those_of_its_recipe_is_refused(value, tmp_path):
+    path = tmp_path / "m.safetensors"
+    fitted(classifier(), FRAME, Y).save(path)
+    _, tensors = tensor_file.read(path, "distbp model 2", "model", "")
+    name, tensor = next(iter(tensors.items()))
+    changes = {None: None, "another shape": tensor[1:], "another type": tensor.astype(np.float64)}
+    forge(path, **{name.replace(".", "__"): changes[value] if value in changes else np.full_like(tensor, value)})
+    with pytest.raises(InputError, match=name):
+        Model.load(path)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"columns": ["a"]},
+        {"columns": ["a", "a", "c", "d", "e", "f"]},
+        {"columns": 3},
+        {"columns": [1, 2, 3, 4, 5, 6]},
+        {"input_shape": [-6]},
+        {"input_shape": [float("inf")]},
+        {"input_shape": [10**12]},
+        {"input_shape": [True]},
+        {"has_flat_targets": 1},
+    ],
+)
+def test_a_model_for_rows_that_cannot_be_is_refused(form, tmp_path):
+    path = tmp_path / "m.safetensors"
+    fitted(classifier(), X, Y).save(path)
+    forge(path, {"form": {"input_shape": [6]} | form})
+    with pytest.raises(InputError, match="m.safetensors"):
+        Model.load(path)
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.99])
+def test_a_bit_of_a_model_that_flips_is_noticed(place, tmp_path):
+    path = tmp_path / "m.safetensors"
+    fitted(classifier(scaling="standard"), FRAME, Y).save(path)
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="m.safetensors"):
         Model.load(path)
 
 

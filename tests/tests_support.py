@@ -9,13 +9,17 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
+import numpy as np
 import pytest
+from safetensors import safe_open
 
 from distbp import kernels
+from distbp.train import tensor_file
 
 COMMAND = [sys.executable, "-m", "distbp"]
 
@@ -96,6 +100,19 @@ def start_training(folder: Path, *arguments: object) -> subprocess.Popen[str]:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     return process
+
+
+def forge(path: Path, header: Mapping[str, object] = MappingProxyType({}), **tensors: np.ndarray | None) -> None:
+    """Change header and tensors (None: leave it out) of a file of ours, with the checksums that go with them.
+
+    In the names of tensors ``__`` stands for a dot.
+    """
+    with safe_open(path, framework="np") as content:
+        kind = content.metadata()["format"]
+    found, arrays = tensor_file.read(path, kind, "file", "")
+    arrays |= {name.replace("__", "."): array for name, array in tensors.items()}
+    changed = {name: array for name, array in arrays.items() if array is not None}
+    path.write_bytes(tensor_file.to_bytes(kind, found | dict(header), changed))
 
 
 @contextmanager

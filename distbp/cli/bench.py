@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
 
 from distbp.cli.options import Address, Calls, Cpus, Deadline, EngineName, Machines, TrustNetwork, Workers
 from distbp.errors import InputError
-from distbp.wording import counted
+from distbp.wording import counted, json_text
 
 
 def bench(
@@ -45,7 +44,7 @@ def bench(
     ray = {"address": address, "cpus_per_worker": cpus_per_worker, "calls": calls, "trust_network": trust_network}
     with joined(engine, workers, sizes_of_machines, deadline, **ray) as connected:
         figures = connected.perform(Benchmark(sizes, batch, optimizer, steps, protection))
-        connected.conclude(lambda: print(json.dumps(figures) if as_json else _bench_text(figures)))
+        connected.conclude(lambda: print(json_text(figures) if as_json else _bench_text(figures)))
 
 
 def _bench_text(figures: dict[str, Any]) -> str:

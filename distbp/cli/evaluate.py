@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from distbp.cli.options import Data, Folder, Part
 
 
@@ -15,6 +13,7 @@ def evaluate(folder: Folder, data: Data, part: Part = None) -> None:
 
     from distbp.cli.rows import rows_of
     from distbp.train import Model
+    from distbp.wording import json_text
 
     model = Model.load(folder)
-    print(json.dumps(model.evaluate(rows_of(model, data, part))))
+    print(json_text(model.evaluate(rows_of(model, data, part))))

@@ -21,13 +21,13 @@ _LARGEST_HEADER = 100_000_000  # of a safetensors file, as its own reader has it
 
 def choose_kernels(recipe_name: str | None, changes: list[str], resumed: Path | None) -> None:
     """Choose those of a recipe or, where a run is ``resumed``, those of its newest checkpoint."""
-    _choose(lambda: bits_of(recipe_name, changes) if resumed is None else _recipe_of_run(resumed).get("bits"))
+    _choose(lambda: bits_of(recipe_name, changes) if resumed is None else _recipe_in(_newest(resumed)).get("bits"))
 
 
 def choose_kernels_of_model(path: Path) -> None:
     """Choose those that the model in ``path``, a file or the folder of a run, was trained with."""
     file = path / "model.safetensors" if path.is_dir() else path
-    _choose(lambda: json.loads(_metadata(file)["recipe"]).get("bits"))
+    _choose(lambda: _recipe_in(file).get("bits"))
 
 
 def _choose(bits: Callable[[], object]) -> None:
@@ -36,15 +36,14 @@ def _choose(bits: Callable[[], object]) -> None:
             choose_portable()
 
 
-def _recipe_of_run(folder: Path) -> dict[str, Any]:
-    newest = max((folder / "checkpoints").glob("step-*.safetensors"))
-    recipe: dict[str, Any] = json.loads(_metadata(newest)["run"])["recipe"]
-    return recipe
+def _newest(folder: Path) -> Path:
+    return max((folder / "checkpoints").glob("step-*.safetensors"))
 
 
-def _metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file, without the package, which loads NumPy."""
+def _recipe_in(path: Path) -> dict[str, Any]:
+    """Return the recipe in a model or checkpoint, read without the package safetensors, which loads NumPy."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        metadata: dict[str, str] = json.loads(file.read(min(size, _LARGEST_HEADER)))["__metadata__"]
-    return metadata
+        metadata = json.loads(file.read(min(size, _LARGEST_HEADER)))["__metadata__"]
+    recipe: dict[str, Any] = json.loads(metadata["run"])["recipe"]
+    return recipe

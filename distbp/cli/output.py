@@ -11,6 +11,7 @@ from distbp.train import Outcome
 from distbp.train.files import append_line, write_bytes, writing
 from distbp.train.folder import HeldFolder
 from distbp.train.state import State
+from distbp.wording import json_text
 
 _FILES = ("model.safetensors", "metrics.jsonl", "result.json")
 
@@ -86,12 +87,12 @@ class Output(HeldFolder):
             self._write(self.records[: record["epoch"] - 1])
         self.records.append(record)
         with writing(self.metrics):
-            append_line(self.metrics, json.dumps(record))
+            append_line(self.metrics, json_text(record))
 
     def _write(self, records: list[dict[str, Any]]) -> None:
         self.records = list(records)
         with writing(self.metrics):
-            write_bytes(self.metrics, "".join(json.dumps(record) + "\n" for record in records).encode())
+            write_bytes(self.metrics, "".join(json_text(record) + "\n" for record in records).encode())
 
     def recovered(self, lost: str, step: int, history: list[dict[str, Any]], n_workers: int) -> None:
         self.hold.take(self.folder)  # from a process that was lost
@@ -103,7 +104,7 @@ class Output(HeldFolder):
         self._write(outcome.history)  # some may not have found room
         with writing(f"the model and the result into {self.folder}"):
             outcome.model.save(self.folder / "model.safetensors")
-            write_bytes(self.folder / "result.json", (json.dumps(outcome.summary(), indent=2) + "\n").encode())
+            write_bytes(self.folder / "result.json", (json_text(outcome.summary(), indent=2) + "\n").encode())
 
 
 def unfinished(parent: Path, name: str) -> list[Output]:

@@ -32,7 +32,7 @@ def predict(
     from distbp.cli.rows import rows_of
     from distbp.data.sources import read_npy
     from distbp.train import Model
-    from distbp.train.files import write_bytes
+    from distbp.train.files import write_bytes, writing
     from distbp.wording import counted
 
     _require_writable(out)
@@ -45,10 +45,8 @@ def predict(
     else:
         digits = {np.dtype(np.float32): "%.9g", np.dtype(np.float64): "%.17g"}  # from which the same bits can be read
         np.savetxt(content, y, digits.get(y.dtype, "%d"), delimiter=",")
-    try:
-        write_bytes(out, content.getvalue())
-    except OSError as error:
-        raise _unwritable(f"{out} ({error.strerror})") from None
+    with writing(out):
+        write_bytes(out.resolve(), content.getvalue())  # a link stays one
     print(f"{counted(len(y), 'row')} written to {out}")
 
 

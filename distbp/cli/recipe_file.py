@@ -81,12 +81,20 @@ def _read(name: str) -> tuple[str, str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads YAML without aliases, by which a short text could mean a huge value."""
+    """Reads YAML without aliases, by which a short text could mean a huge value, and without keys that come twice."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("an alias (*), which recipes do without")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        mapping = super().construct_mapping(node, deep)
+        if len(mapping) < len(node.value):
+            keys = [key.value for key, _ in node.value]
+            twice = next((key for key in keys if keys.count(key) > 1), keys[-1])
+            raise yaml.YAMLError(f"the key {twice!r} more than once, in line {node.start_mark.line + 1}")
+        return mapping
 
 
 def _yaml(text: str, where: str) -> Any:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import gzip
 import math
 import zlib
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import cast
 
 import numpy as np
 
 from distbp.errors import InputError
+from distbp.memory import require_room_for_file
 
+_UNREADABLE = (OSError, EOFError, ValueError, MemoryError, zlib.error)  # ValueError: NumPy cannot have the shape
+_CHUNK = 1 << 24  # bytes
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
@@ -28,18 +32,19 @@ def read_idx(path: Path) -> np.ndarray:
     """
     try:
         with path.open("rb") as raw:
-            is_gzip = raw.read(2) == b"\x1f\x8b"
-        with cast("BinaryIO", gzip.open(path, "rb")) if is_gzip else path.open("rb") as file:
-            return _read(file, path)
+            n_there = None if raw.read(2) == b"\x1f\x8b" else path.stat().st_size
+        with cast("BufferedIOBase", path.open("rb") if n_there is not None else gzip.open(path, "rb")) as file:
+            return _read(file, path, n_there)
     except FileNotFoundError:
         raise missing(path) from None
     except InputError:
         raise
-    except (OSError, EOFError, ValueError, zlib.error) as error:  # ValueError: of a shape that NumPy cannot have
+    except _UNREADABLE as error:
         raise _broken(path, f"a file that cannot be read ({error})") from None
 
 
-def _read(file: BinaryIO, path: Path) -> np.ndarray:
+def _read(file: BufferedIOBase, path: Path, n_there: int | None) -> np.ndarray:
+    """Return the array in ``file``, of ``n_there`` bytes if that is known."""
     head = file.read(4)
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _DTYPES or head[3] == 0:
         raise _broken(path, f"a file that starts with {head.hex() or 'nothing'}")
@@ -49,15 +54,17 @@ def _read(file: BinaryIO, path: Path) -> np.ndarray:
         raise _broken(path, "a header that ends early")
     shape = tuple(int(n) for n in np.frombuffer(sizes, ">u4"))
     n_bytes = math.prod(shape) * dtype.itemsize
-    chunks, n_left = [], n_bytes + 1
-    while n_left and (chunk := file.read(min(n_left, 1 << 24))):  # memory follows the file, not its header
-        chunks.append(chunk)
-        n_left -= len(chunk)
-    body = b"".join(chunks)
-    if len(body) != n_bytes:
-        more = "more than that" if len(body) > n_bytes else f"{len(body)} bytes"
-        raise _broken(path, f"a header for {n_bytes} bytes of shape {shape}, and {more}")
-    return np.frombuffer(body, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+    if n_there is not None and n_there - file.tell() != n_bytes:
+        raise _broken(path, f"a header for {n_bytes} bytes of shape {shape}, and {n_there - file.tell()} bytes")
+    require_room_for_file(n_bytes, path)
+    array = np.empty(shape, dtype)  # takes no room before something is read into it
+    body, n_read = array.reshape(-1).view(np.uint8).data, 0
+    while n_read < n_bytes and (n := file.readinto(body[n_read : n_read + _CHUNK])):
+        n_read += n
+    if n_read < n_bytes or file.read(1):
+        given = f"{n_read} bytes" if n_read < n_bytes else "more than that"
+        raise _broken(path, f"a header for {n_bytes} bytes of shape {shape}, and {given}")
+    return array.astype(dtype.newbyteorder("="), copy=False)
 
 
 def missing(path: Path) -> InputError:

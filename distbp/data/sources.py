@@ -16,7 +16,7 @@ from distbp.data.dataset import Dataset, Rows
 from distbp.data.idx import missing, read_idx
 from distbp.data.table import as_rows
 from distbp.errors import InputError
-from distbp.memory import available_bytes
+from distbp.memory import require_room_for_file
 
 _EMBEDDED = Path(__file__).parent / "digits" / "digits.npz"
 _IDX_PREFIXES = {"train": "train", "test": "t10k"}
@@ -93,13 +93,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
     """Return the arrays in the .npz file ``path``; raise InputError where it is broken or holds objects."""
     try:
         with zipfile.ZipFile(path) as archive:
-            n_bytes = sum(entry.file_size for entry in archive.infolist())
-        available = available_bytes()
-        if n_bytes > available:
-            given, room = f"{n_bytes / 1e6:,.0f} MB once unpacked", f"{available / 1e6:,.0f} MB of memory"
-            raise InputError(
-                f"a file for which there is room, {room}", given, "use .npy files, which are mapped", str(path)
-            )
+            require_room_for_file(sum(entry.file_size for entry in archive.infolist()), path)
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: _numbers(file[name], name) for name in file.files}
     except FileNotFoundError:

@@ -116,6 +116,7 @@ class LeakyReLU(Activation):
     negative_slope: float = 0.01
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 <= self.negative_slope < 1.0:
             given = str(self.negative_slope)
             raise InputError("a negative_slope in [0, 1)", given, "give the slope below zero", where=self.name)
@@ -134,6 +135,7 @@ class ELU(Activation):
     n_scratch: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.alpha > 0.0:
             raise InputError("alpha > 0", str(self.alpha), "give minus the limit below zero", where=self.name)
 

@@ -35,6 +35,7 @@ class Dense(Layer):
     bias_init: str = BIAS
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.units < 1:
             raise InputError("units of at least 1", str(self.units), "give the number of outputs", where="dense")
         for option, init in (("init", self.init), ("bias_init", self.bias_init)):

@@ -22,6 +22,7 @@ class Dropout(Layer):
     is_random: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 <= self.rate < 1.0:
             raise InputError("a rate in [0, 1)", str(self.rate), "give the part to drop", where="dropout")
 

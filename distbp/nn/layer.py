@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from distbp.nn.vector import Parameter
+from distbp.options import Options
 
 Shape = tuple[int, ...]
 
@@ -28,7 +29,7 @@ def _is_abstract(member: object) -> bool:
 
 
 @dataclass(eq=False)
-class Layer(ABC):
+class Layer(Options, ABC):
     """One layer: a function of rows, and its derivative.
 
     A layer of your own is a dataclass whose fields are its options, with ``forward`` and ``backward``; with
@@ -58,7 +59,6 @@ class Layer(ABC):
     ``nn.check_layer(Scale(), (3,))`` compares it with central differences.
     """
 
-    name: ClassVar[str]
     is_activation: ClassVar[bool] = False
     is_random: ClassVar[bool] = False
     """Whether ``forward`` draws from ``self.generator`` (None outside training)."""

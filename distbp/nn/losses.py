@@ -15,16 +15,16 @@ import numpy as np
 from distbp.errors import InputError
 from distbp.nn.activations import Sigmoid, Softmax, sigmoid, softplus
 from distbp.nn.layer import Layer, snake_case
+from distbp.options import Options
 
 LOSSES: dict[str, type[Loss]] = {}
 """Every loss that exists, by its name in recipes."""
 
 
 @dataclass(eq=False)
-class Loss(ABC):
+class Loss(Options, ABC):
     """A loss of the outputs z (batch, n_out) and the targets t."""
 
-    name: ClassVar[str]
     activation: ClassVar[type[Layer] | None] = None
     """The last activation that this loss contains."""
     is_classifier: ClassVar[bool] = False

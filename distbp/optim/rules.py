@@ -13,6 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from distbp.errors import InputError
+from distbp.options import Options
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {}
 """Every optimizer that exists, by its name in recipes."""
@@ -23,14 +24,13 @@ def _require(condition: bool, expected: str, given: float, where: str) -> None:
         raise InputError(expected, str(given), "change it", where)
 
 
-class Optimizer(ABC):
+class Optimizer(Options, ABC):
     """An update rule with its options.
 
     ``state`` names the vectors that it keeps beside the weights, all zero at the start. With ``weight_decay`` λ, which
     leaves biases out, g + λ w stands for g (L2 regularisation); AdamW decouples it.
     """
 
-    name: ClassVar[str]
     state: ClassVar[tuple[str, ...]] = ()
     decoupled_decay: ClassVar[bool] = False
 
@@ -42,6 +42,7 @@ class Optimizer(ABC):
         OPTIMIZERS[cls.name] = cls
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _require(self.learning_rate > 0.0, "a learning_rate > 0", self.learning_rate, self.name)
         _require(self.weight_decay >= 0.0, "a weight_decay ≥ 0", self.weight_decay, self.name)
 

@@ -9,18 +9,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 from distbp.errors import InputError
+from distbp.options import Options
 
 SCHEDULES: dict[str, type[Schedule]] = {}
 """Every schedule that exists, by its name in recipes."""
 
 
-class Schedule(ABC):
+class Schedule(Options, ABC):
     """A factor on the learning rate, with linear warm-up."""
 
-    name: ClassVar[str]
     warmup_steps: int
 
     def __init_subclass__(cls) -> None:
@@ -28,6 +27,7 @@ class Schedule(ABC):
         SCHEDULES[cls.name] = cls
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.warmup_steps < 0:
             raise InputError("warmup_steps ≥ 0", str(self.warmup_steps), "change it", self.name)
 

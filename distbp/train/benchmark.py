@@ -142,6 +142,7 @@ def _benchmark(job: Benchmark, group: Group) -> dict[str, Any]:
                     product()
                 if i:
                     products_s.append(time.perf_counter() - started)
+                run.phases.lap("forward")  # whoever watches sees that this worker is not stuck
         if job.with_protection:
             for i in range(1 + max(1, n_steps // run.protection.copy_steps)):
                 names = list(PROTECTIONS)

@@ -5,16 +5,14 @@ A checkpoint is written beside its target, synced and renamed, by a thread of it
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from distbp.errors import InputError
+from distbp.train import tensor_file
 from distbp.train.evaluator import TALLY
 from distbp.train.files import unwritten, write_bytes
 from distbp.train.recipe import Recipe
@@ -26,20 +24,10 @@ BEST_NAME = "best.safetensors"
 _PATTERN = "step-*.safetensors"
 
 
-def _digest(name: str, array: np.ndarray) -> str:
-    """Return the SHA-256 over name, type, shape and content of a tensor."""
-    described = hashlib.sha256(f"{name} {array.dtype.str} {array.shape}\n".encode())
-    described.update(np.ascontiguousarray(array).data)
-    return described.hexdigest()
-
-
 def to_bytes(state: State, recipe: Recipe) -> bytes:
     """Return a checkpoint of a run of ``recipe``, whose shards are set, as the content of a file."""
-    tensors = state.arrays()
-    text = json.dumps({"recipe": recipe.dump(), "strangers": recipe.strangers()} | state.header())
-    sums = {name: _digest(name, tensor) for name, tensor in tensors.items()}
-    sums["run"] = hashlib.sha256(text.encode()).hexdigest()
-    return save(tensors, {"format": FORMAT, "run": text, "sha256": json.dumps(sums)})
+    header = {"recipe": recipe.dump(), "strangers": recipe.strangers()} | state.header()
+    return tensor_file.to_bytes(FORMAT, header, state.arrays())
 
 
 def save_checkpoint(path: Path, state: State, recipe: Recipe) -> None:
@@ -56,26 +44,10 @@ def load_checkpoint(path: Path) -> tuple[Recipe, State]:
         Where ``path`` is no checkpoint, or any bit of it was changed.
     """
     remedy = "use another checkpoint of the run"
+    header, tensors = tensor_file.read(path, FORMAT, "checkpoint", remedy)
     try:
-        with safe_open(path, framework="np") as content:
-            metadata = content.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                given = metadata.get("format", "a file of another program")
-                raise InputError(f"a file of the format {FORMAT!r}", repr(given), remedy, str(path))
-            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
-        raise InputError("a whole checkpoint", f"{error}", remedy, str(path)) from None
-    try:
-        sums, text = json.loads(metadata["sha256"]), metadata["run"]
-        found = {name: _digest(name, tensor) for name, tensor in tensors.items()}
-        found["run"] = hashlib.sha256(text.encode()).hexdigest()
-        damaged = sorted(name for name in {*sums, *found} if sums.get(name) != found.get(name))
-        if damaged:
-            given = f"another checksum of {', '.join(damaged)}"
-            raise InputError("a checkpoint as it was written", given, remedy, str(path))
-        run = json.loads(text)
-        recipe = Recipe.parse(run["recipe"], str(path), run.get("strangers"))
-        state = State.of(run, tensors)
+        recipe = Recipe.parse(header["recipe"], str(path), header.get("strangers"))
+        state = State.of(header, tensors)
     except InputError:
         raise
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -90,9 +62,34 @@ def _check(recipe: Recipe, state: State, path: Path) -> None:
     shapes = {(v.shape, v.dtype) for v in state.vectors.values()}
     fits = set(names) == set(state.vectors) and len(shapes) == 1 and shapes == {((*shapes,)[0][0], dtype)}
     fits = fits and (state.ledger is None) == recipe.is_synchronous
-    if not (fits and state.tally.shape == (recipe.shards, len(TALLY))):
+    fits = fits and state.tally.shape == (recipe.shards, len(TALLY)) and state.tally.dtype == np.float64
+    if not fits:
         given = f"{', '.join(f'{name} {v.dtype}{v.shape}' for name, v in state.vectors.items())}, step {state.step}"
         raise InputError(f"the state of its recipe: {', '.join(names)}", given, "use another checkpoint", str(path))
+    for wrong in _contradictions(recipe, state):
+        raise InputError("a state that fits its recipe and itself", wrong, "use another checkpoint", str(path))
+
+
+def _contradictions(recipe: Recipe, state: State) -> Iterator[str]:
+    """Say what in ``state`` cannot be, of arrays of the right shapes."""
+    for name, array in ({**state.vectors, "the tally": state.tally}).items():
+        if not np.all(np.isfinite(array)):
+            yield f"{name} that is not finite"
+    _, rows, correct = state.tally.T
+    if np.any(rows < 0) or np.any(correct < 0) or np.any(correct > rows):
+        yield "a tally of less than no rows, or of more right ones than there are"
+    records = [*state.history, *(state.ledger.unseen if state.ledger else [])]
+    epochs, steps = ([record[key] for record in records] for key in ("epoch", "step"))
+    if epochs != [*range(1, 1 + len(epochs))] or len(epochs) > recipe.epochs:
+        yield f"a history of the epochs {epochs} of {recipe.epochs}"
+    elif steps and steps != [epoch * steps[0] for epoch in epochs]:
+        yield f"a history in which epochs end after the steps {steps}"
+    elif steps and not steps[-1] <= state.step <= min(recipe.epochs, len(epochs) + 1) * steps[0]:
+        yield f"step {state.step} after a history that ends with step {steps[-1]}"
+    if recipe.early_stopping and any(
+        recipe.early_stopping.metric not in r.get("validation", {}) for r in state.history
+    ):
+        yield f"a history without the validation {recipe.early_stopping.metric}, to stop early by"
 
 
 class Checkpoints:

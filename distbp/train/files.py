@@ -69,7 +69,13 @@ def append_line(path: Path, line: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` so that nobody ever sees a part of it: beside it, synced, then renamed."""
+    """Write ``content`` to ``path`` so that nobody ever sees a part of it: beside it, synced, then renamed.
+
+    What is there already and is no regular file, such as a device or a pipe, is written into: it must not be replaced.
+    """
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 from distbp.errors import InputError
+from distbp.options import Options
 
 MODES: dict[str, type[Mode]] = {}
 """Every mode that exists, by its name in recipes."""
 
 
-class Mode(ABC):
+class Mode(Options, ABC):
     """How far workers may be apart."""
-
-    name: ClassVar[str]
 
     def __init_subclass__(cls) -> None:
         cls.name = cls.__name__.lower()
@@ -44,6 +42,7 @@ class Bounded(Mode):
     staleness: int = 8
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.staleness < 0:
             raise InputError("staleness ≥ 0", str(self.staleness), "change it", self.name)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import math
 import os
 import threading
@@ -13,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from distbp.data import Matrix, RowForm, Rows, Scaling, as_features, check_numbers, in_order, share
 from distbp.data.shard import Features, Shard
 from distbp.errors import InputError
 from distbp.nn import Loss, Sequential, aligned_zeros
+from distbp.train import tensor_file
 from distbp.train.arithmetic import Arithmetic
 from distbp.train.evaluator import Evaluator, metrics
 from distbp.train.files import write_bytes
@@ -28,7 +26,9 @@ from distbp.train.threads import blas_threads
 from distbp.train.tree import total
 from distbp.wording import counted
 
-FORMAT = "distbp model 1"
+FORMAT = "distbp model 2"
+_SCALING = ("scaling.shift", "scaling.factor")
+_REMEDY = "save the model again"
 _ONE_BY_ONE = threading.Lock()  # the buffers of a model are there once
 
 
@@ -178,15 +178,14 @@ class Model:
         layout = network.build(self.form.input_shape, self.weights.dtype)
         tensors = dict(layout.views(self.weights))
         if self.scaling is not None:
-            tensors |= {"scaling.shift": self.scaling.shift, "scaling.factor": self.scaling.factor}
-        metadata = {
-            "format": FORMAT,
-            "recipe": json.dumps(self.recipe.dump()),
-            "strangers": json.dumps(self.recipe.strangers()),
-            "arithmetic": json.dumps([own.model_dump() for own in self.arithmetic]),
+            tensors |= dict(zip(_SCALING, (self.scaling.shift, self.scaling.factor), strict=True))
+        header = {
+            "recipe": self.recipe.dump(),
+            "strangers": self.recipe.strangers(),
+            "form": self.form.model_dump(),
+            "arithmetic": [own.model_dump() for own in self.arithmetic],
         }
-        metadata |= {name: json.dumps(value) for name, value in self.form.model_dump().items()}
-        write_bytes(Path(path), save({name: np.ascontiguousarray(t) for name, t in tensors.items()}, metadata))
+        write_bytes(Path(path).resolve(), tensor_file.to_bytes(FORMAT, header, tensors))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Model:
@@ -206,51 +205,45 @@ class Model:
             if not file.exists():
                 given = f"{path}, which holds no model.safetensors"
                 raise InputError("a model, or the folder of a run that has ended", given, "train one first")
+        header, tensors = tensor_file.read(file, FORMAT, "model", _REMEDY)
         try:
-            with safe_open(file, framework="np") as content:
-                metadata = content.metadata() or {}
-                tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise InputError("a safetensors file", str(error), "save the model again", str(file)) from None
-        if metadata.get("format") != FORMAT:
-            given = metadata.get("format", "a file of another program")
-            raise InputError(
-                f"a file of the format {FORMAT!r}", repr(given), "load a file that distbp wrote", str(file)
-            )
-        try:
-            recipe = Recipe.parse(
-                json.loads(metadata["recipe"]), str(file), json.loads(metadata.get("strangers", "{}"))
-            )
-            form = RowForm(**{name: json.loads(metadata[name]) for name in RowForm.model_fields if name in metadata})
-            arithmetic = tuple(map(Arithmetic.model_validate, json.loads(metadata.get("arithmetic", "[]"))))
+            recipe = Recipe.parse(header["recipe"], str(file), header.get("strangers"))
+            form = RowForm.model_validate(header["form"])
+            arithmetic = tuple(map(Arithmetic.model_validate, header["arithmetic"]))
         except InputError:
             raise
-        except (KeyError, ValueError, TypeError, RecursionError) as error:
-            raise InputError(
-                "a recipe, an input shape and names of columns in the metadata", repr(error), "save it again", str(file)
-            ) from None
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise InputError("a whole model", repr(error), _REMEDY, str(file)) from None
         layout = recipe.network().build(form.input_shape, np.dtype(recipe.dtype))
         if layout.size > 2 * file.stat().st_size:  # before memory is taken for it
             given = f"a recipe for {layout.size} parameters"
-            raise InputError("a file as large as its weights", given, "save the model again", str(file))
+            raise InputError("a file as large as its weights", given, _REMEDY, str(file))
         weights = aligned_zeros(layout.size, layout.dtype)
-        for name, view in layout.views(weights).items():
-            if name not in tensors or tensors[name].shape != view.shape or tensors[name].dtype != layout.dtype:
-                given = f"{tensors[name].dtype}{tensors[name].shape}" if name in tensors else "none"
-                raise InputError(f"a tensor {name} of {layout.dtype}{view.shape}", given, "save it again", str(file))
+        views = layout.views(weights)
+        wanted = {name: (layout.dtype, view.shape) for name, view in views.items()}
+        if recipe.data.scaling != "none":
+            wanted |= dict.fromkeys(_SCALING, (np.dtype(np.float64), form.input_shape))
+        _check_tensors(tensors, wanted, file)
+        for name, view in views.items():
             view[...] = tensors[name]
-        scaling = _scaling(tensors, form.input_shape, file) if recipe.data.scaling != "none" else None
+        scaling = Scaling(*(tensors[name] for name in _SCALING)) if recipe.data.scaling != "none" else None
         return Model(recipe, form, weights, scaling, arithmetic)
 
 
-def _scaling(tensors: dict[str, np.ndarray], input_shape: tuple[int, ...], file: Path) -> Scaling:
-    """Return the scaling among the ``tensors`` of a file; raise InputError where there is none for such rows."""
-    names = ("scaling.shift", "scaling.factor")
-    found = [tensors[name] for name in names if name in tensors]
-    if len(found) < 2 or any(array.dtype.kind != "f" or array.shape != input_shape for array in found):
-        given = ", ".join(f"{array.dtype}{array.shape}" for array in found) or "none"
-        raise InputError(f"{' and '.join(names)} of shape {input_shape}", given, "save the model again", str(file))
-    return Scaling(*(array.astype(np.float64) for array in found))
+def _check_tensors(
+    tensors: dict[str, np.ndarray], wanted: dict[str, tuple[np.dtype[Any], tuple[int, ...]]], file: Path
+) -> None:
+    """Raise InputError where ``tensors`` are not those that are ``wanted``, by type and shape, or not finite."""
+    if strangers := sorted(tensors.keys() - wanted):
+        raise InputError("no tensors but those of its recipe", ", ".join(strangers), _REMEDY, str(file))
+    for name, (dtype, shape) in wanted.items():
+        tensor = tensors.get(name)
+        given = "none" if tensor is None else f"{tensor.dtype}{tensor.shape}"
+        if tensor is not None and (tensor.dtype, tensor.shape) == (dtype, shape):
+            if np.all(np.isfinite(tensor)):
+                continue
+            given = "some that are not"
+        raise InputError(f"a tensor {name} of {dtype}{shape}, of finite numbers", given, _REMEDY, str(file))
 
 
 def make_shard(rows: Rows, places: np.ndarray, loss: Loss, network: Sequential, *, is_scaled: bool = False) -> Shard:

@@ -18,11 +18,14 @@ from pydantic import (
     PlainSerializer,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 
 from distbp.errors import InputError
 from distbp.nn import LAYERS, LOSSES, CategoricalCrossEntropy, Layer, Loss, Sequential, check_distinct
 from distbp.optim import OPTIMIZERS, SCHEDULES, Adam, Constant, Optimizer, Schedule
+from distbp.options import Options, is_misplaced, settle
 from distbp.train.foreign_keys import hint, synonym
 from distbp.train.mode import MODES, Mode, Synchronous
 
@@ -60,7 +63,8 @@ def options_of(cls: type[Any] | None) -> list[str]:
 
 def _build(table: Mapping[str, type[Any]], kind: str, value: object) -> object:
     """Return the instance that ``value`` names: ``name``, ``{name: first option}`` or ``{name: {option: ...}}``."""
-    if isinstance(value, (Layer, Loss, Optimizer, Schedule, Mode)):
+    if isinstance(value, Options):
+        settle(value)
         return value
     name, options = spelled_out(value, table)
     if name not in table:
@@ -74,6 +78,8 @@ def _build(table: Mapping[str, type[Any]], kind: str, value: object) -> object:
             error = unknown(f"an option of {name}", str(option), fields or ["(none)"])
             meant = synonym(str(option), fields)
             raise error if meant is None else InputError(error.expected, error.given, f"did you mean {meant}?")
+        if is_misplaced(options[option], typing.get_type_hints(cls)[option]):
+            raise InputError("a number", repr(options[option]), "correct it", f"{name}.{option}")
     try:
         return TypeAdapter(cls).validate_python(dict(options), strict=False)
     except ValidationError as error:
@@ -131,6 +137,13 @@ DEFAULTS = {
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_truth_value(cls, value: object, info: ValidationInfo) -> object:
+        if is_misplaced(value, cls.model_fields[str(info.field_name)].annotation):
+            raise ValueError("a number")
+        return value
 
 
 class DataRecipe(_Part):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from distbp.train.arithmetic import Arithmetic
 from distbp.train.evaluator import TALLY
@@ -20,6 +20,27 @@ def vector_names(recipe: Recipe) -> list[str]:
     """Return the names of the vectors, each as long as the weights, that are the state of a run of ``recipe``."""
     names = [WEIGHTS, *(f"optimizer.{name}" for name in recipe.optimizer.state)]
     return [*names, BEST] if recipe.early_stopping else names
+
+
+class _Record(BaseModel):
+    """What must be in the record of an epoch: the rest is only told."""
+
+    model_config = ConfigDict(strict=True)
+    epoch: PositiveInt
+    step: PositiveInt
+    train: dict[str, float]
+    seconds: NonNegativeFloat
+    examples_per_second: NonNegativeFloat
+    validation: dict[str, float] = {}
+
+
+def _checked(record: dict[str, Any]) -> dict[str, Any]:
+    _Record.model_validate(record)
+    return record
+
+
+Record = Annotated[dict[str, Any], AfterValidator(_checked)]
+"""The line of metrics.jsonl for an epoch."""
 
 
 class Ledger(BaseModel):
@@ -49,7 +70,7 @@ class Ledger(BaseModel):
     stale_max: NonNegativeInt = 0
     stale_sum_of_epoch: NonNegativeInt = 0
     stale_max_of_epoch: NonNegativeInt = 0
-    unseen: list[dict[str, Any]] = []
+    unseen: list[Record] = []
 
 
 class _Header(BaseModel):
@@ -57,7 +78,7 @@ class _Header(BaseModel):
 
     model_config = ConfigDict(strict=True)
     step: NonNegativeInt
-    history: list[dict[str, Any]]
+    history: list[Record]
     seconds: NonNegativeFloat
     ledger: Ledger | None
     arithmetic: list[Arithmetic] = []

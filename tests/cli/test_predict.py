@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
+import subprocess
 
 import numpy as np
 import pandas as pd
@@ -80,6 +83,31 @@ def test_a_file_that_cannot_be_written_ends_the_command_before_it_computes(folde
     said = distbp("predict", "no/model", folder / "x.npy", "--out", tmp_path / out, status=2).stderr
     assert message in said
     assert "Traceback" not in said
+
+
+def test_what_is_no_regular_file_stays_what_it_is(folder, tmp_path):
+    command = ["predict", folder / "binary.safetensors", folder / "x.npy", "--out"]
+    distbp(*command, tmp_path / "p.npy")
+    os.mkfifo(tmp_path / "pipe.npy")
+    (tmp_path / "far").mkdir()
+    (tmp_path / "link.npy").symlink_to("far/q.npy")
+    reader = subprocess.Popen(["cat", tmp_path / "pipe.npy"], stdout=subprocess.PIPE)
+    distbp(*command, tmp_path / "pipe.npy")
+    assert reader.communicate(timeout=30)[0] == (tmp_path / "p.npy").read_bytes()
+    assert stat.S_ISFIFO((tmp_path / "pipe.npy").stat().st_mode)
+    distbp(*command, tmp_path / "link.npy")
+    assert (tmp_path / "link.npy").is_symlink()
+    assert (tmp_path / "far" / "q.npy").read_bytes() == (tmp_path / "p.npy").read_bytes()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="devices are made by root")
+def test_a_device_stays_one(folder, tmp_path):
+    command = ["predict", folder / "binary.safetensors", folder / "x.npy", "--out"]
+    for name, minor, status in (("null.npy", 3, 0), ("full.npy", 7, 3)):
+        os.mknod(tmp_path / name, 0o666 | stat.S_IFCHR, os.makedev(1, minor))
+        said = distbp(*command, tmp_path / name, status=status).stderr
+        assert stat.S_ISCHR((tmp_path / name).stat().st_mode)
+        assert said.count("\n") == bool(status)
 
 
 def test_rows_that_do_not_fit_are_refused_with_one_message(folder, tmp_path):

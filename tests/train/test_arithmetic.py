@@ -11,9 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
-from tests_support import needs_avx2, needs_families
+from tests_support import forge, needs_avx2, needs_families
 
 from distbp import Model, Recipe, kernels
 from distbp.data import RowForm
@@ -161,24 +159,9 @@ def test_models_and_checkpoints_keep_what_computed_them(tmp_path):
     assert state.detached().arithmetic == (HERE, THERE)
 
 
-def test_files_of_before_say_nothing_of_it(tmp_path):
+@pytest.mark.parametrize("value", [[1], "{}[", {"a": 1}, [{"processor": 1}], 7, None])
+def test_what_is_none_is_refused(tmp_path, value):
     save_model(tmp_path / "model")
-    tensors = load_file(tmp_path / "model")
-    with safe_open(tmp_path / "model", framework="np") as content:
-        metadata = content.metadata()
-    del metadata["arithmetic"]
-    save_file(tensors, tmp_path / "before", metadata)
-    assert Model.load(tmp_path / "before").arithmetic == ()
-    known = {"step": 1, "history": [], "seconds": 1.0, "ledger": None}
-    assert State.of(known, {"tally": np.zeros((1, 3))}).arithmetic == ()
-
-
-@pytest.mark.parametrize("text", ["[1]", "{}[", '{"a": 1}', '[{"processor": 1}]', "7", "[" * 100_000])
-def test_what_is_none_is_refused(tmp_path, text):
-    save_model(tmp_path / "model")
-    tensors = load_file(tmp_path / "model")
-    with safe_open(tmp_path / "model", framework="np") as content:
-        metadata = content.metadata() | {"arithmetic": text}
-    save_file(tensors, tmp_path / "model", metadata)
+    forge(tmp_path / "model", {"arithmetic": value})
     with pytest.raises(InputError):
         Model.load(tmp_path / "model")

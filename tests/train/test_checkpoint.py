@@ -23,7 +23,13 @@ RECIPE = Recipe.parse({"model": [{"dense": 3}, "softmax"], "shards": 2, "early_s
 def state(step, size=32):
     rng = np.random.default_rng(step)
     vectors = {name: rng.standard_normal(size).astype(np.float32) for name in vector_names(RECIPE)}
-    return State(step, vectors, rng.standard_normal((2, 3)), [{"epoch": 1, "train": {"loss": 0.1 + 0.2}}], 1.5)
+    tally = np.column_stack([rng.standard_normal(2), [40.0, 41.0], [3.0, 41.0]])
+    return State(step, vectors, tally, [record(1, step)], 1.5)
+
+
+def record(epoch, step):
+    figures = {"train": {"loss": 0.1 + 0.2}, "validation": {"loss": 0.5}, "seconds": 1.5, "examples_per_second": 3.0}
+    return {"epoch": epoch, "step": step} | figures
 
 
 def same(found, expected):
@@ -45,9 +51,9 @@ def test_a_checkpoint_of_a_mode_that_does_not_wait_has_a_ledger(tmp_path):
         largest_lead=1,
         stale_sum=5,
         stale_max=2,
-        unseen=[{"epoch": 2}],
+        unseen=[record(2, 14)],
     )
-    save_checkpoint(tmp_path / "c", dataclasses.replace(state(7), ledger=ledger), recipe)
+    save_checkpoint(tmp_path / "c", dataclasses.replace(state(7), step=15, ledger=ledger), recipe)
     assert load_checkpoint(tmp_path / "c")[1].ledger == ledger
     save_checkpoint(tmp_path / "c", state(7), recipe)
     with pytest.raises(InputError, match="expected the state of its recipe"):
@@ -65,6 +71,34 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path):
 def test_a_checkpoint_of_another_program_with_checksums_that_are_right_is_refused(tmp_path, change):
     save_checkpoint(tmp_path / "c", dataclasses.replace(state(7), **change), RECIPE)
     with pytest.raises(InputError, match="expected a whole checkpoint"):
+        load_checkpoint(tmp_path / "c")
+
+
+def without_validation():
+    return [{key: value for key, value in record(1, 7).items() if key != "validation"}]
+
+
+CONTRADICTIONS = {
+    "the last epoch has not ended": {"step": 6},
+    "another epoch is over": {"step": 15},
+    "no first epoch": {"history": [record(2, 7)]},
+    "an epoch twice": {"history": [record(1, 7), record(1, 7)]},
+    "more epochs than the recipe has": {"history": [record(n, n) for n in range(1, 12)], "step": 11},
+    "epochs of different length": {"history": [record(1, 7), record(2, 13)], "step": 14},
+    "a step beyond the last": {"history": [record(n, n) for n in range(1, 11)], "step": 11},
+    "nothing to stop early by": {"history": without_validation()},
+    "more right than rows": {"tally": np.array([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])},
+    "less than no rows": {"tally": np.array([[1.0, -1.0, -2.0], [0.0, 0.0, 0.0]])},
+    "a loss that is not finite": {"tally": np.array([[np.inf, 1.0, 1.0], [0.0, 0.0, 0.0]])},
+    "weights that are not finite": {"vectors": state(7).vectors | {"weights": np.full(32, np.nan, np.float32)}},
+    "optimizer state that is not finite": {"vectors": state(7).vectors | {"best": np.full(32, np.inf, np.float32)}},
+}
+
+
+@pytest.mark.parametrize("change", CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_a_state_that_cannot_be_is_refused(tmp_path, change):
+    save_checkpoint(tmp_path / "c", dataclasses.replace(state(7), **change), RECIPE)
+    with pytest.raises(InputError, match="a state that fits its recipe and itself"):
         load_checkpoint(tmp_path / "c")
 
 

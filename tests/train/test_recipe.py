@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import typing
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,3 +79,58 @@ def test_a_recipe_that_is_no_yaml(tmp_path):
         read_recipe(path, [])
     with pytest.raises(InputError, match="a recipe file, or one of: digits, fashion-mnist; given none"):
         read_recipe(tmp_path / "none.yaml", [])
+
+
+TABLES = [LAYERS, LOSSES, OPTIMIZERS, SCHEDULES, MODES]
+NUMBERS = [
+    (cls, field.name, hint)
+    for table in TABLES
+    for cls in table.values()
+    for field in dataclasses.fields(cls)
+    if (hint := typing.get_type_hints(cls)[field.name]) in (int, float)
+]
+
+
+def with_option(cls, name, value):
+    """Return an instance as its examples are, or as by default, but for one option."""
+    example = cls.examples()[0] if cls in LAYERS.values() else cls()
+    return dataclasses.replace(example, **{name: value})
+
+
+@pytest.mark.parametrize(("cls", "name", "kind"), NUMBERS)
+def test_every_option_that_is_a_number_takes_those_of_numpy_and_nothing_else(cls, name, kind):
+    example = cls.examples()[0] if cls in LAYERS.values() else cls()
+    value = getattr(example, name)
+    for same in (np.float64(value), np.float32(value), np.int64(value) if value == int(value) else value):
+        taken = getattr(with_option(cls, name, same), name)
+        assert type(taken) is kind
+        assert taken == pytest.approx(value)
+    for wrong in (True, np.True_, None, "x", [1], float("nan"), 1j, *([2.5] if kind is int else [])):
+        with pytest.raises(InputError, match=cls.name):
+            with_option(cls, name, wrong)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"epochs": True},
+        {"seed": False},
+        {"coordinators": True},
+        {"data": {"validation": True}},
+        {"early_stopping": {"patience": True}},
+        {"optimizer": {"adam": True}},
+        {"model": [{"dense": {"units": True}}, "softmax"]},
+    ],
+)
+def test_true_and_false_are_no_numbers(values):
+    with pytest.raises(InputError, match="expected a number; given (True|False)"):
+        Recipe.parse(MINIMAL | values)
+
+
+@pytest.mark.parametrize("text", ["epochs: 1\nepochs: 2", "optimizer: {adam: {beta1: 0.5, beta1: 0.9}}"])
+def test_a_key_that_comes_twice_is_refused(text, tmp_path):
+    (tmp_path / "r.yaml").write_text(f"model: [{{dense: 2}}, softmax]\n{text}\n")
+    with pytest.raises(InputError, match="the key '(epochs|beta1)' more than once, in line"):
+        read_recipe(tmp_path / "r.yaml", [])
+    with pytest.raises(InputError, match="the key 'a' more than once"):
+        read_recipe(None, ["data={a: 1, a: 2}"])
