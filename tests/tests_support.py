@@ -90,9 +90,9 @@ def wait_for_line(process: subprocess.Popen[str], text: str) -> None:
     raise AssertionError("".join([*said, process.stderr.read() if process.stderr else ""]))
 
 
-def start_training(folder: Path, *arguments: object) -> subprocess.Popen[str]:
+def start_training(folder: Path, *arguments: object, **options: object) -> subprocess.Popen[str]:
     """Start a run whose output goes to ``folder``, and return it once it trains."""
-    process = start("train", *arguments, "--out", folder)
+    process = start("train", *arguments, "--out", folder, **options)
     metrics = folder / "metrics.jsonl"
     deadline = time.monotonic() + 150
     while not (metrics.exists() and metrics.stat().st_size > 0):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 
+from distbp.engine.cluster import is_in_cluster
 from distbp.engine.local import LocalGroup
 from distbp.engine.mpi import MpiGroup
 from distbp.engine.mpirun import is_launched
-from distbp.engine.ray import CALLS, RayEngine, is_in_cluster
+from distbp.engine.ray import CALLS, RayEngine
 from distbp.errors import InputError
 from distbp.train import Engine
 from distbp.wording import counted

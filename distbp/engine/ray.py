@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import ipaddress
 import logging
 import os
 import secrets
 import signal
-import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakSet
 
+from distbp.engine.cluster import has_token, is_loopback, meant, require_answer, require_form
 from distbp.engine.crew import Crew, Terms, WorkerLostError
 from distbp.engine.surroundings import prepare_surroundings
 from distbp.errors import DifferenceError, DistbpError, InputError, StoppedError
@@ -32,8 +30,6 @@ T = TypeVar("T")
 CALLS = ("auto", "graph", "plain")
 """Compiled graphs between machines, where they are to be had; compiled graphs; plain calls. The bits are the same."""
 
-_RUNNING, _OF_ITS_OWN = "auto", "local"
-"""Ray's words for the cluster that runs on this machine, and for a new one."""
 _QUIET = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
 _GROW_PAUSE_S = 5.0  # at least so long from one growth to the next, and twice as long each time
 _LONGEST_PAUSE_S = 30.0
@@ -49,7 +45,7 @@ def import_ray() -> Any:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # there are no accelerators to hide
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of calls whose results nobody asks for: we say it once
     prepare_surroundings()
-    if _has_token() and "ray" not in sys.modules:  # show it, as Ray's own commands do; Ray reads the mode but once
+    if has_token() and "ray" not in sys.modules:  # show it, as Ray's own commands do; Ray reads the mode but once
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
@@ -58,17 +54,6 @@ def import_ray() -> Any:
     except ImportError as error:
         raise InputError("Ray", f"{error}", INSTALL, "engine ray") from None
     return ray
-
-
-def _has_token() -> bool:
-    """Return whether this user has a token for Ray clusters."""
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
-    return "RAY_AUTH_TOKEN" in os.environ or file.exists()
-
-
-def is_in_cluster() -> bool:
-    """Return whether the environment names a Ray cluster, as it does in its jobs."""
-    return os.environ.get("RAY_ADDRESS", _OF_ITS_OWN) not in ("", _OF_ITS_OWN)
 
 
 class RayEngine(Engine):
@@ -132,7 +117,7 @@ class RayEngine(Engine):
         logging.getLogger("ray.dag").setLevel(logging.CRITICAL)  # what goes wrong there is raised as well
         self.started_it = False
         if not self.ray.is_initialized():
-            address = _meant(address or os.environ.get("RAY_ADDRESS"))
+            address = meant(address or os.environ.get("RAY_ADDRESS"))
             if address is not None:
                 _join(self.ray, address, trust_network)
             else:
@@ -260,17 +245,39 @@ class RayEngine(Engine):
 
 
 def _start(ray: Any, workers: int, cpus_per_worker: float) -> None:
-    """Start a Ray for this process alone."""
-    if not _has_token():  # Ray would write one into the home folder, which may be read-only
+    """Start a Ray for this process alone, which listens where only processes of this machine reach it."""
+    if not has_token():  # Ray would write one into the home folder, which may be read-only
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     n_cpus = max(os.cpu_count() or 1, int((workers + 1) * cpus_per_worker + 1))
-    ray.init(address="local", num_cpus=n_cpus, include_dashboard=False, **_QUIET)
+    with _on_loopback():
+        ray.init(address="local", num_cpus=n_cpus, include_dashboard=False, **_QUIET)
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let a Ray that is started inside take the loopback address for that of this machine.
+
+    That is what Ray does where it makes no clusters, as on Windows; its option for an address changes a loopback one
+    into that of a network.
+    """
+    from ray._private import ray_constants
+
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before, is_enabled = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = is_enabled
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def _join(ray: Any, address: str, trust_network: bool) -> None:
     """Connect this process to the cluster at ``address``."""
-    _require_form(address)
-    if not (trust_network or os.environ.get("RAY_AUTH_MODE") == "token" or _is_loopback(address)):
+    require_form(address)
+    if not (trust_network or os.environ.get("RAY_AUTH_MODE") == "token" or is_loopback(address)):
         raise InputError(
             "token authentication in a cluster that is reached over a network (RAY_AUTH_MODE=token)",
             f"{address}, without it",
@@ -278,81 +285,13 @@ def _join(ray: Any, address: str, trust_network: bool) -> None:
             "whoever reaches the cluster runs what he likes on its machines and on this one",
             "--address",
         )
-    _require_answer(address)
+    require_answer(address)
     try:
         ray.init(address=address, **_QUIET)
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
         given = f"{address}: {_first_line(error.__cause__ or error)}"
         remedy = "use the same Python and Ray as the cluster, and its token (RAY_AUTH_MODE=token) where it wants one"
         raise InputError("a Ray cluster that takes this process in", given, remedy, "--address") from None
-
-
-def _is_loopback(address: str) -> bool:
-    """Return whether only processes of this machine can reach ``address``."""
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        return all(ipaddress.ip_address(a[4][0]).is_loopback for a in socket.getaddrinfo(host, None))
-    except (OSError, ValueError):
-        return False
-
-
-def _running_here() -> str | None:
-    """Return the address of the Ray that was started last on this machine, if it still answers."""
-    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - as Ray has it
-    file = Path(folder) / "ray" / "ray_current_cluster"
-    try:
-        address = file.read_text().strip()
-        _try(address, timeout_s=2)
-    except (OSError, ValueError):
-        return None
-    return address
-
-
-def _meant(address: str | None) -> str | None:
-    """Return HOST:PORT of the cluster that ``address`` means; None for one of its own."""
-    if address == _OF_ITS_OWN:
-        return None
-    if address not in (None, "", _RUNNING):
-        return address
-    running = _running_here()
-    if running is None and address == _RUNNING:
-        remedy = "start one with `ray start --head`, or give the HOST:PORT of another machine's"
-        raise InputError("a Ray cluster that runs on this machine", "none that answers", remedy, "--address auto")
-    return running
-
-
-def _require_form(address: str) -> None:
-    """Raise InputError where ``address`` is none."""
-    kind, separator, rest = address.rpartition("://")
-    host, colon, port = rest.rpartition(":")
-    if not separator and colon and port.isdigit():
-        return
-    given, remedy = repr(address), "give the address of the head"
-    if separator:
-        host = host or rest
-        names = {"ray": "the address of a Ray Client, which carries no compiled graphs", "http": "that of its jobs"}
-        given = f"{given}, {names.get(kind, 'another kind of address')}"
-        remedy = (
-            f"on a machine of the cluster give {host}:6379 (the port of `ray start --head`) or auto; from elsewhere, "
-            f"send the command into it: ray job submit --address http://{host}:8265 -- distbp train ..."
-        )
-    raise InputError("HOST:PORT of a Ray cluster, such as 10.0.0.1:6379", given, remedy, "--address")
-
-
-def _require_answer(address: str) -> None:
-    """Raise InputError where nothing answers at ``address``: Ray would try for a minute and then end the process."""
-    try:
-        _try(address, timeout_s=10)
-    except OSError as error:
-        given = f"{address}, where nothing answers ({error})"
-        remedy = "start one with `ray start --head`, or check the address"
-        raise InputError("the address of a running Ray cluster", given, remedy, "--address") from None
-
-
-def _try(address: str, timeout_s: float) -> None:
-    """Raise OSError where nothing answers at ``address``, and ValueError where it has no port."""
-    host, _, port = address.rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,8 +14,8 @@ from tests_support import COMMAND, disk_of, distbp, result
 
 from distbp import InputError
 from distbp.engine import arena, choose, surroundings
+from distbp.engine.cluster import meant, require_form
 from distbp.engine.mpirun import is_first_rank, is_launched
-from distbp.engine.ray import _meant, _require_form
 
 HEAVY = {"numpy", "pydantic", "ray", "mpi4py", "yaml", "rich", "psutil", "safetensors", "threadpoolctl", "distbp.train"}
 SHORT = ["train", "--epochs", 1, "--shards", 2, "--quiet"]
@@ -219,23 +219,23 @@ def test_memory_that_is_hidden_is_not_taken_for_that_of_a_process_that_died():
 )
 def test_an_address_of_another_kind_is_answered_with_what_to_write_instead(address, words):
     with pytest.raises(InputError) as caught:
-        _require_form(address)
+        require_form(address)
     for word in words:
         assert word in str(caught.value)
 
 
 def test_the_words_of_ray_for_a_cluster_are_understood(monkeypatch, tmp_path):
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    assert _meant(None) is None
-    assert _meant("local") is None
-    assert _meant("n7:6379") == "n7:6379"
+    assert meant(None) is None
+    assert meant("local") is None
+    assert meant("n7:6379") == "n7:6379"
     with pytest.raises(InputError, match=r"a Ray cluster that runs on this machine.*ray start --head"):
-        _meant("auto")
+        meant("auto")
     with socket.create_server(("127.0.0.1", 0)) as server:
         running = f"127.0.0.1:{server.getsockname()[1]}"
         (tmp_path / "ray").mkdir()
         (tmp_path / "ray" / "ray_current_cluster").write_text(running)
-        assert _meant("auto") == _meant(None) == _meant("") == running
+        assert meant("auto") == meant(None) == meant("") == running
 
 
 def test_a_cluster_of_its_own_is_not_a_cluster_to_join(monkeypatch):

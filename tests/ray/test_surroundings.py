@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytest.importorskip("ray")
 
+from conftest import our_processes
 from ray_cluster import Cluster
-from tests_support import COMMAND, finish, result, start
+from tests_support import COMMAND, finish, result, start, start_training
 
 SHORT = ["train", "--epochs", 1, "--shards", 2, "--quiet"]
 TIMEOUT_S = 110
@@ -31,8 +35,16 @@ def test_a_ray_of_its_own_needs_no_home(home, tmp_path):
     train(tmp_path / "run", "--engine", "ray", env=environment)
 
 
-def test_a_ray_of_its_own_leaves_no_token_in_the_home(tmp_path):
-    train(tmp_path / "run", "--engine", "ray", env=OWN | {"HOME": str(tmp_path)})
+def test_a_ray_of_its_own_listens_on_loopback_and_leaves_no_token_in_the_home(tmp_path):
+    options = ["--epochs", 10_000, "--engine", "ray", "--workers", 2]
+    process = start_training(tmp_path / "run", *options, env=OWN | {"HOME": str(tmp_path)})
+    ours = {p.pid for p in our_processes()}
+    listening = [c for c in psutil.net_connections("inet") if c.pid in ours and c.status == psutil.CONN_LISTEN]
+    process.terminate()
+    assert finish(process).returncode == 128 + signal.SIGTERM
+    assert len(listening) > 5  # the driver, the raylet, two actors, ...
+    hosts = {ipaddress.ip_address(c.laddr.ip.removeprefix("::ffff:")) for c in listening}
+    assert all(host.is_loopback for host in hosts), listening
     assert not (tmp_path / ".ray").exists()
 
 
