@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from distbp.engine.loopback import kept_on_loopback
 from distbp.errors import InputError
 from distbp.train.pace import stopping_signals
 
@@ -29,7 +30,8 @@ STATUS_VARIABLE = "DISTBP_STATUS_FILE"
 """Names the file in which worker 0 leaves the exit status, since mpirun would comment on it."""
 _TERMINAL_VARIABLE = "DISTBP_TERMINAL"
 _HERE = {f"{program}_MCA_{part}": "^slurm,pbs,tm" for program in ("PRTE", "OMPI") for part in ("ras", "plm")}
-"""Tells Open MPI to stay on this machine, whatever a batch system has set aside."""
+_HERE |= {"OMPI_MCA_btl": "self,sm"}
+"""Tells Open MPI to stay on this machine, whatever a batch system has set aside, and its ranks to use no network."""
 _PR_SET_PDEATHSIG = 1
 _ALL_LOST = 3  # no rank has come to the end, whatever mpirun says
 
@@ -119,7 +121,8 @@ def launch(
 
     kept = {number: signal.signal(number, hand_on) for number in stopping_signals()}
     try:
-        code = child.wait()
+        with kept_on_loopback(child.pid):
+            code = child.wait()
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)

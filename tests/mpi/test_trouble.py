@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -13,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import our_processes, ranks
-from tests_support import COMMAND, RECIPE, distbp, finish, start, start_training
+from hosts import Hosts
+from hosts import missing as hosts_missing
+from tests_support import COMMAND, RECIPE, distbp, finish, start, start_training, wait_for_line
 
 pytestmark = pytest.mark.timeout(400)
 LONG = RECIPE.replace("epochs: 3", "epochs: 100000")
@@ -193,3 +196,49 @@ def test_workers_that_hold_other_rows_are_refused(tmp_path):
     done = finish(under_mpirun(2, sys.executable, tmp_path / "script.py"), 40)
     assert done.returncode != 0
     assert "expected the same rows on all workers; given other rows than on worker 0" in done.stderr
+
+
+@pytest.mark.skipif(bool(hosts_missing()), reason=hosts_missing())
+def test_a_run_on_one_machine_cannot_be_reached_from_another(recipe, tmp_path):
+    listing = "import psutil; print([c.laddr.port for c in psutil.net_connections('inet') if c.status == 'LISTEN'])"
+    with Hosts(2, tmp_path / "hosts") as hosts:
+        command = hosts.command(0, *COMMAND, "train", recipe, "--workers", 3, "--out", tmp_path / "run")
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        wait_for_line(process, "epoch 2/")
+        found = subprocess.run(
+            hosts.command(0, sys.executable, "-c", listing), capture_output=True, text=True, check=True
+        )
+        ports = json.loads(found.stdout)
+        assert ports  # of the launcher
+        for port in ports:
+            reach = f"import socket; socket.create_connection(({hosts.addresses[0]!r}, {port}), timeout=5)"
+            done = subprocess.run(
+                hosts.command(1, sys.executable, "-c", reach), capture_output=True, text=True, check=False
+            )
+            assert "ConnectionRefusedError" in done.stderr
+        process.terminate()
+        finish(process)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="acting as another user needs root")
+def test_another_user_of_the_machine_opens_nothing_of_a_run(recipe, tmp_path):
+    process = training(recipe, tmp_path)
+    attempt = (
+        "import os, sys\n"
+        "os.setgroups([]); os.setgid(54321); os.setuid(54321)\n"
+        "for pid in sys.argv[1:]:\n"
+        "    for place in [f'/proc/{pid}/mem', *(f'/proc/{pid}/fd/{n}' for n in range(100))]:\n"
+        "        try: os.close(os.open(place, os.O_RDONLY))\n"
+        "        except PermissionError: continue\n"
+        "        print(place)\n"
+    )
+    pids = [str(p.pid) for p in our_processes()]
+    assert len(pids) >= 5  # the command, mpirun, three ranks
+    shared = [path for path in Path("/dev/shm").iterdir() if path.stat().st_mode & 0o077]
+    done = subprocess.run(
+        [sys.executable, "-c", attempt, *pids], capture_output=True, text=True, check=False, timeout=60
+    )
+    process.terminate()
+    finish(process)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not shared
