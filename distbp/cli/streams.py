@@ -62,12 +62,12 @@ def _lead_nowhere(handle: int) -> None:
 
 
 def prepare_streams() -> None:
-    """Let ``sys.stdout`` be a StandardOutput, and closed streams fail where they are written to."""
+    """Let ``sys.stdout`` be a StandardOutput; what is written to a stream that was closed goes nowhere."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:  # closed: the next file to be opened would be taken for it
-            os.open(os.devnull, os.O_RDONLY)
+            os.open(os.devnull, os.O_RDWR)
     handle = 1
     if (file := os.environ.get(_RELAY_VARIABLE)) is not None:
         with suppress(OSError):  # as where /proc cannot be read

@@ -18,6 +18,8 @@ from safetensors.numpy import save
 
 from distbp.errors import InputError
 
+_KEYS = {"format", "run", "sha256"}
+
 
 def to_bytes(kind: str, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> bytes:
     """Return the content of a file of the format ``kind``."""
@@ -40,6 +42,9 @@ def read(path: Path, kind: str, what: str, remedy: str) -> tuple[dict[str, Any],
             if metadata.get("format") != kind:
                 given = metadata.get("format", "a file of another program")
                 raise InputError(f"a file of the format {kind!r}", repr(given), remedy, str(path))
+            if metadata.keys() != _KEYS:
+                given = ", ".join(sorted(metadata))
+                raise InputError(f"the metadata {', '.join(sorted(_KEYS))}", given, remedy, str(path))
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
         text = metadata["run"]
         sums, found = json.loads(metadata["sha256"]), _checksums(text, tensors)

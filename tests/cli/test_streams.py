@@ -21,7 +21,7 @@ COMMANDS = {
     "train": ["train", "--epochs", "2", "--shards", "2", "--out", "new"],
     "train of two": ["train", "--epochs", "200", "--shards", "2", "--workers", "2", "--out", "new"],
 }
-SAYS = {"full": "No space left on device", "closed pipe": "Broken pipe", "closed": "Bad file descriptor"}
+SAYS = {"full": "No space left on device", "closed pipe": "Broken pipe"}
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +43,11 @@ def test_output_that_cannot_be_written_is_said_once(command, kind, run, tmp_path
     with FULL.open("w") as full:
         done = subprocess.run(
             [*COMMAND, *words],
-            stdout={"full": full, "closed pipe": writing, "closed": None}[kind],
+            stdout={"full": full, "closed pipe": writing}[kind],
             stderr=subprocess.PIPE,
             text=True,
             cwd=tmp_path,
             env=environment | ({"PYTHONUNBUFFERED": "1"} if kind == "full" else {}),
-            preexec_fn=(lambda: os.close(1)) if kind == "closed" else None,
             timeout=60,
             check=False,
         )
@@ -62,6 +61,21 @@ def test_output_that_cannot_be_written_is_said_once(command, kind, run, tmp_path
         assert "distbp train --resume new" in done.stderr
     if command == "train":
         assert "--resume" not in done.stderr or (tmp_path / "new" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_output_that_nobody_wants_goes_nowhere(command, run, tmp_path):
+    words = [str(run) if word == "RUN" else word for word in COMMANDS[command]]
+    done = subprocess.run(
+        [*COMMAND, *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=lambda: os.close(1),
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_closed_standard_error_does_not_hide_the_status_nor_go_into_the_output(run):
@@ -83,7 +97,7 @@ def test_files_do_not_take_the_place_of_closed_streams(run, tmp_path):
     out = tmp_path / "p.npy"
     command = [*COMMAND, "predict", str(run), "digits", "--out", str(out)]
     done = subprocess.run(command, preexec_fn=lambda: os.closerange(0, 3), check=False, timeout=60)
-    assert done.returncode == 3
+    assert done.returncode == 0
     assert out.read_bytes().startswith(b"\x93NUMPY")
     assert b"rows written" not in out.read_bytes()
 
