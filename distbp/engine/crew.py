@@ -39,7 +39,7 @@ _DEPTH = 2  # turns under way where driver and actors share a machine: the next 
 _START_DEADLINES = 10  # an actor may take that many to start
 _PING_S = 5.0
 _ROOM_S = 3.0  # how long to wait for room for all before fewer will do
-_LOOK_S = 2.0  # how often to look whether there is room for more
+_LOOK_S = 2.0  # how often to look whether there is room for more, and whether Ray lives
 _END_S = 5.0
 
 
@@ -84,6 +84,8 @@ class Crew:
         Whether these stand in for others; what goes wrong at their start is a loss, too.
     environment:
         Variables that the actors are started with.
+    has_died:
+        Whether the Ray that was started for this process is no more.
 
     Raises
     ------
@@ -103,7 +105,9 @@ class Crew:
         least: int | None = None,
         is_anew: bool = False,
         environment: Mapping[str, str] | None = None,
+        has_died: Callable[[], bool] = lambda: False,
     ) -> None:
+        self.has_died = has_died
         self.least, self.is_anew = workers if least is None else least, is_anew
         self.ray, self.terms, self.brake, self.can_grow = ray, terms, brake, can_grow
         self.workers, self.has_server, self.environment = workers, has_server, dict(environment or {})
@@ -296,8 +300,11 @@ class Crew:
         answers: dict[str, Any] = {}
         n_turns, looked, is_growing = 0, since, False
         while True:
-            if self.brake.is_manned and time.perf_counter() - looked > _LOOK_S:
-                is_growing, looked = self.can_grow(self.workers), time.perf_counter()
+            if time.perf_counter() - looked > _LOOK_S:
+                looked = time.perf_counter()
+                if self.has_died():  # training would go on for a while, and then end without a word
+                    raise self._lost(None)
+                is_growing = self.brake.is_manned and self.can_grow(self.workers)
             brake = self.brake.signal or (GROW if is_growing else 0)
             orders = {"until": until, "brake": brake, "forget": carrier.is_nameless}
             carrier.submit(json.dumps(answers | orders).encode())
@@ -398,6 +405,9 @@ class Crew:
 
     def _lost(self, error: Exception | None) -> DistbpError:
         """Return the error that says which worker does not answer any more; ``error`` is what Ray said of it."""
+        self.is_orphan = self.has_died()
+        if self.is_orphan:
+            return _ray_died("the Ray of this run")
         pings = [actor.hello.options(concurrency_group="ping").remote() for actor in self.actors]
         answered = set(self.ray.wait(pings, num_returns=len(pings), timeout=_PING_S)[0])
         lost, who = [], []
@@ -416,10 +426,7 @@ class Crew:
                 cause = [line.strip() for line in str(reason).split("\n") if line.strip()][-1]
                 lost.append(f"{name} has died ({cause.split(' Some common causes')[0]})")
         if self.is_orphan:
-            return TrainingError(
-                "expected the Ray node that this process is connected to to live; it has died, and the actors with it; "
-                "see its logs, and start the run where a node lives"
-            )
+            return _ray_died("the Ray node that this process is connected to")
         if not lost:
             lost = [f"some: {error or 'no report'}".split("\n")[0]]
         error_of_all = WorkerLostError(
@@ -446,6 +453,10 @@ class Crew:
             self.ray.kill(actor)
         if self.group is not None:
             self.ray.util.remove_placement_group(self.group)
+
+
+def _ray_died(what: str) -> TrainingError:
+    return TrainingError(f"expected {what} to live; it has died, and the actors with it; see its logs")
 
 
 class Listener:

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 from weakref import WeakSet
 
+import psutil
+
 from distbp.engine.cluster import has_token, is_loopback, meant, require_answer, require_form
 from distbp.engine.crew import Crew, Terms, WorkerLostError
 from distbp.engine.surroundings import prepare_surroundings
@@ -33,6 +35,9 @@ CALLS = ("auto", "graph", "plain")
 _QUIET = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
 _GROW_PAUSE_S = 5.0  # at least so long from one growth to the next, and twice as long each time
 _LONGEST_PAUSE_S = 30.0
+
+_PARTS = ("raylet", "gcs_server")
+"""The processes of a Ray without which it is none."""
 
 _RESTING: WeakSet[RayEngine] = WeakSet()
 """Those of this process whose actors stay for the next job."""
@@ -115,7 +120,7 @@ class RayEngine(Engine):
         self.terms = Terms(machines, deadline_s, room_s, cpus_per_worker, calls)
         self.ray = import_ray()
         logging.getLogger("ray.dag").setLevel(logging.CRITICAL)  # what goes wrong there is raised as well
-        self.started_it = False
+        self.started_it, self.parts = False, list[psutil.Process]()
         if not self.ray.is_initialized():
             address = meant(address or os.environ.get("RAY_ADDRESS"))
             if address is not None:
@@ -123,6 +128,7 @@ class RayEngine(Engine):
             else:
                 _start(self.ray, workers, cpus_per_worker)
                 self.started_it = True
+                self.parts = [p for p in psutil.Process().children() if p.name() in _PARTS]
         if threading.current_thread() is threading.main_thread():  # Ray's own handler writes a stack trace
             signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
@@ -200,6 +206,7 @@ class RayEngine(Engine):
                 other.release()
             brake, n = self.brake, self.workers
             options: dict[str, Any] = {"least": least, "is_anew": is_anew, "environment": environment}
+            options["has_died"] = self._has_died
             crew = Crew(self.ray, self.terms, brake, self._can_grow, n, has_server, **options).__enter__()
         error: BaseException | None = None
         try:
@@ -233,6 +240,10 @@ class RayEngine(Engine):
         crew, self.idle = self.idle, None
         if crew is not None and self.ray.is_initialized():
             crew.__exit__(None, None, None)
+
+    def _has_died(self) -> bool:
+        """Return whether a part of the Ray that this process started is no more."""
+        return not all(part.is_running() and part.status() != psutil.STATUS_ZOMBIE for part in self.parts)
 
     def _can_grow(self, n_workers: int) -> bool:
         """Return whether there is room for more than ``n_workers``; after each time, not so soon again."""

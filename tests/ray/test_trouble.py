@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 
+import psutil
 import pytest
 from conftest import actors
 from ray_cluster import Cluster, free_port
@@ -169,3 +170,15 @@ def test_where_graphs_are_not_to_be_had_plain_calls_do_the_same(cluster, recipe,
     assert result(tmp_path / "plain")["weights_sha256"] == result(tmp_path / "graph")["weights_sha256"]
     done = distbp("train", recipe, *options, "--calls", "graph", status=2, env=environment, cwd=tmp_path)
     assert "no graphs here" in done.stderr
+
+
+@pytest.mark.parametrize("part", ["raylet", "gcs_server"])
+def test_the_death_of_its_own_ray_ends_a_run_with_the_way_on(recipe, tmp_path, part):
+    process = start_training(tmp_path / "run", recipe, "--engine", "ray", "--workers", 2, "--checkpoint-steps", 5)
+    (victim,) = [p for p in psutil.Process(process.pid).children() if p.name() == part]
+    victim.kill()
+    done = finish(process, 60)
+    assert done.returncode == 3
+    assert done.stderr.startswith("distbp: expected the Ray of this run to live; it has died")
+    assert f"go on with it: distbp train --resume {tmp_path / 'run'}" in done.stderr
+    assert done.stderr.count("\n") == 1
