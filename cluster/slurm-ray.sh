@@ -9,7 +9,7 @@
 set -euo pipefail
 ENVIRONMENT=${ENVIRONMENT:-$HOME/distbp-env}
 export PATH=$ENVIRONMENT/bin:$PATH RAY_AUTH_MODE=token
-[ -s "$HOME/.ray/auth_token" ] || ray get-auth-token --generate > /dev/null
+[ -s "$HOME/.ray/auth_token" ] || (umask 077; ray get-auth-token --generate > /dev/null)
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000))
 start=(ray start --block --disable-usage-stats --num-cpus "$SLURM_CPUS_PER_TASK")
