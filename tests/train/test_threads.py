@@ -7,6 +7,7 @@ import threading
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from distbp import InputError
 from distbp.train.threads import blas_threads
 
 
@@ -66,3 +67,24 @@ def test_a_prediction_inside_of_a_training_has_its_own():
         with blas_threads(2):
             assert now() == 2
         assert now() == 1
+
+
+def test_two_that_would_wait_for_each_other_are_told():
+    said, is_inside = [], threading.Barrier(2)
+
+    def nest():
+        try:
+            with blas_threads(1):
+                is_inside.wait(60)
+                with blas_threads(2):
+                    said.append("through")
+        except InputError as error:
+            said.append(str(error))
+
+    threads = [threading.Thread(target=nest, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(said) == [said[0], "through"]
+    assert "two that wait for each other" in said[0]
