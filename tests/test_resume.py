@@ -15,6 +15,8 @@ import pytest
 from conftest import actors
 from tests_support import COMMAND, RECIPE, compare, disk_of, distbp, finish, metrics, result, start
 
+from distbp import Model
+
 pytestmark = pytest.mark.timeout(400)
 LONG = RECIPE.replace("epochs: 3", "epochs: 150")
 RAY = importlib.util.find_spec("ray") is not None
@@ -142,6 +144,22 @@ def test_where_a_disk_is_full_no_half_of_a_line_stays(small_disk, recipe):
     done = distbp("train", recipe, "--out", disk / "run", status=3)
     assert f"expected to be able to write {disk / 'run' / 'metrics.jsonl'}; the system says: No space" in done.stderr
     assert metrics(disk / "run")[-1]["epoch"] == len(metrics(disk / "run")) > 1
+
+
+def test_where_the_disk_is_full_in_the_end_the_model_goes_elsewhere(small_disk, recipe, tmp_path):
+    disk, enlarge = small_disk
+    (disk / "other").write_bytes(bytes(488_000))
+    (tmp_path / "temporary").mkdir()
+    command = ["train", recipe, "--epochs", 2, "--out", disk / "run"]
+    done = distbp(*command, status=3, env=dict(os.environ) | {"TMPDIR": str(tmp_path / "temporary")})
+    expected = f"expected to be able to write the model and the result into {disk / 'run'}; the system says: No space"
+    assert expected in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    place = done.stderr.strip().rpartition("the model is in ")[2]
+    assert Path(place).is_relative_to(tmp_path / "temporary")
+    enlarge()
+    distbp(*command)  # what is left of the first try is no run that could be lost
+    assert Model.load(place).sha256 == result(disk / "run")["weights_sha256"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")

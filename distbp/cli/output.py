@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from distbp.errors import InputError
+from distbp.errors import InputError, TrainingError
 from distbp.train import Outcome
 from distbp.train.files import append_line, write_bytes, writing
 from distbp.train.folder import HeldFolder
 from distbp.train.state import State
 from distbp.wording import json_text
 
-_FILES = ("model.safetensors", "metrics.jsonl", "result.json")
+_ENDED = ("model.safetensors", "result.json")
+"""What a run leaves when it ends; one that left less, and no checkpoint, is begun again."""
 
 
 class Output(HeldFolder):
@@ -60,7 +62,7 @@ class Output(HeldFolder):
             self.is_new = not self.folder.exists()
             self.folder.mkdir(parents=True, exist_ok=True)
             self.claim("output")
-            found = next((file for file in _FILES if (self.folder / file).exists()), None)
+            found = next((file for file in _ENDED if (self.folder / file).exists()), None)
             if found is None:
                 write_bytes(self.metrics, b"")
         except OSError as error:
@@ -99,12 +101,33 @@ class Output(HeldFolder):
         self._write(history)
 
     def finish(self, outcome: Outcome) -> None:
-        """Write the model and the result; raise TrainingError where that cannot be done."""
-        self.checkpoints.wait()
-        self._write(outcome.history)  # some may not have found room
-        with writing(f"the model and the result into {self.folder}"):
-            outcome.model.save(self.folder / "model.safetensors")
-            write_bytes(self.folder / "result.json", (json_text(outcome.summary(), indent=2) + "\n").encode())
+        """Write the model and the result.
+
+        Raises
+        ------
+        TrainingError
+            Where that cannot be done; it says where the model is instead.
+        """
+        try:
+            with writing(f"the model and the result into {self.folder}"):
+                outcome.model.save(self.folder / "model.safetensors")
+                self.checkpoints.wait()
+                self._write(outcome.history)  # some may not have found room
+                write_bytes(self.folder / "result.json", (json_text(outcome.summary(), indent=2) + "\n").encode())
+        except TrainingError as error:
+            raise TrainingError(f"{error}; {self._elsewhere(outcome)}") from None
+
+    def _elsewhere(self, outcome: Outcome) -> str:
+        """Write the model where there is room, if it is nowhere yet; say where it is."""
+        path = self.folder / "model.safetensors"
+        if not path.exists():
+            path = Path(tempfile.mkdtemp(prefix="distbp-model-")) / path.name
+            try:
+                outcome.model.save(path)
+            except OSError:
+                path.parent.rmdir()
+                return "nor was there room for the model in the folder for temporary files"
+        return f"the model is in {path}"
 
 
 def unfinished(parent: Path, name: str) -> list[Output]:
