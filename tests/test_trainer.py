@@ -491,6 +491,14 @@ def test_a_bit_of_a_model_that_flips_is_noticed(place, tmp_path):
         Model.load(path)
 
 
+@pytest.mark.parametrize("place", ["nowhere/m.safetensors", "."])
+def test_a_model_that_cannot_be_written_is_told(place, tmp_path):
+    trainer = fitted(classifier(), X, Y)
+    with pytest.raises(TrainingError, match=r"expected to be able to write .*; the system says: (No such|Is a dir)"):
+        trainer.save(tmp_path / place)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_scaling_is_computed_in_float64_and_rounded_once():
     x, scaling = np.array([[1.7e9 + 0.25]]), Scaling(np.array([1.7e9]), np.array([4.0]))
     assert scaling.apply(x, np.empty((1, 1), np.float32))[0, 0] == 1.0

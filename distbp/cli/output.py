@@ -109,10 +109,10 @@ class Output(HeldFolder):
             Where that cannot be done; it says where the model is instead.
         """
         try:
-            with writing(f"the model and the result into {self.folder}"):
-                outcome.model.save(self.folder / "model.safetensors")
-                self.checkpoints.wait()
-                self._write(outcome.history)  # some may not have found room
+            outcome.model.save(self.folder / "model.safetensors")
+            self.checkpoints.wait()
+            self._write(outcome.history)  # some may not have found room
+            with writing(self.folder / "result.json"):
                 write_bytes(self.folder / "result.json", (json_text(outcome.summary(), indent=2) + "\n").encode())
         except TrainingError as error:
             raise TrainingError(f"{error}; {self._elsewhere(outcome)}") from None
@@ -124,7 +124,7 @@ class Output(HeldFolder):
             path = Path(tempfile.mkdtemp(prefix="distbp-model-")) / path.name
             try:
                 outcome.model.save(path)
-            except OSError:
+            except TrainingError:
                 path.parent.rmdir()
                 return "nor was there room for the model in the folder for temporary files"
         return f"the model is in {path}"

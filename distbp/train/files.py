@@ -38,16 +38,16 @@ class Hold:
             self.handle = -1
 
 
-def unwritten(what: Path | str, error: OSError) -> TrainingError:
+def unwritten(what: str | os.PathLike[str], error: OSError) -> TrainingError:
     """Return the error of a run that could not write ``what``."""
+    said = error.strerror or error
     return TrainingError(
-        f"expected to be able to write {what}; the system says: {error.strerror or error}; make room, or let it "
-        "go elsewhere"
+        f"expected to be able to write {os.fspath(what)}; the system says: {said}; make room, or let it go elsewhere"
     )
 
 
 @contextmanager
-def writing(what: Path | str) -> Iterator[None]:
+def writing(what: str | os.PathLike[str]) -> Iterator[None]:
     """Raise TrainingError where the system does not let ``what`` be written inside."""
     try:
         yield

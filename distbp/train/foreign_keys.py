@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 _OPTIMIZER = "{} belongs to the optimizer: optim.{}, in a recipe `optimizer: {}`"
 _RATE = _OPTIMIZER.format("the learning rate", "Adam({value})", "{{adam: {{learning_rate: {value}}}}}")
 _MOMENTUM = _OPTIMIZER.format("momentum", "Momentum(0.01, {value})", "{{momentum: {{momentum: {value}}}}}")
@@ -42,6 +44,30 @@ HINTS = {
 """Where it belongs, and what others call it."""
 
 _BY_NAME = {name: hint for hint, names in HINTS.items() for name in names.split()}
+
+_NAMES = {
+    "squared_error": "mse mseloss meansquarederror l2 l2loss reg:squarederror",
+    "categorical_cross_entropy": (
+        "crossentropy crossentropyloss ce categoricalcrossentropy sparsecategoricalcrossentropy logloss nll nllloss "
+        "softmaxcrossentropy multi:softmax multi:softprob"
+    ),
+    "binary_cross_entropy": "bce bceloss bcewithlogits bcewithlogitsloss binarycrossentropy binary:logistic logistic",
+    "dense": "linear fc fullyconnected",
+    "sigmoid": "logistic",
+    "silu": "swish",
+    "momentum": "sgdmomentum heavyball",
+    "nesterov": "nag",
+    "cosine": "cosineannealing cosineannealinglr cosinedecay",
+    "exponential": "exponentiallr exponentialdecay",
+    "step": "steplr",
+}
+"""What other libraries call losses, layers, optimizers and schedules, in small letters, without - and _."""
+
+
+def name_for(given: str, names: Collection[str]) -> str | None:
+    """Return that of ``names`` which others call ``given``."""
+    plain = given.lower().replace("_", "").replace("-", "")
+    return next((name for name in names if plain in _NAMES.get(name, "").split()), None)
 
 
 def synonym(key: str, names: list[str]) -> str | None:

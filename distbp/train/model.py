@@ -20,7 +20,7 @@ from distbp.nn import Loss, Sequential, aligned_zeros
 from distbp.train import tensor_file
 from distbp.train.arithmetic import Arithmetic
 from distbp.train.evaluator import Evaluator, metrics
-from distbp.train.files import write_bytes
+from distbp.train.files import write_bytes, writing
 from distbp.train.recipe import Recipe
 from distbp.train.threads import blas_threads
 from distbp.train.tree import total
@@ -173,7 +173,13 @@ class Model:
             raise InputError(f"rows of shape {self.form.input_shape}", given, "reshape the features", where)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model to ``path``: its tensors by name, and the recipe as JSON in the metadata."""
+        """Write the model to ``path``: its tensors by name, and the recipe as JSON in the metadata.
+
+        Raises
+        ------
+        TrainingError
+            Where the file cannot be written.
+        """
         network = self.recipe.network()
         layout = network.build(self.form.input_shape, self.weights.dtype)
         tensors = dict(layout.views(self.weights))
@@ -185,7 +191,8 @@ class Model:
             "form": self.form.model_dump(),
             "arithmetic": [own.model_dump() for own in self.arithmetic],
         }
-        write_bytes(Path(path).resolve(), tensor_file.to_bytes(FORMAT, header, tensors))
+        with writing(path):
+            write_bytes(Path(path).resolve(), tensor_file.to_bytes(FORMAT, header, tensors))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Model:

@@ -26,15 +26,15 @@ from distbp.errors import InputError
 from distbp.nn import LAYERS, LOSSES, CategoricalCrossEntropy, Layer, Loss, Sequential, check_distinct
 from distbp.optim import OPTIMIZERS, SCHEDULES, Adam, Constant, Optimizer, Schedule
 from distbp.options import Options, is_misplaced, settle
-from distbp.train.foreign_keys import hint, synonym
+from distbp.train.foreign_keys import hint, name_for, synonym
 from distbp.train.mode import MODES, Mode, Synchronous
 
 
 def unknown(kind: str, given: str, valid: typing.Iterable[str]) -> InputError:
     """Return the error for a name that does not exist, with the names that do."""
     valid = sorted(valid)
-    near = difflib.get_close_matches(given, valid, 1)
-    remedy = f"did you mean {near[0]}?" if near else "choose one of these"
+    meant = name_for(given, valid) or next(iter(difflib.get_close_matches(given, valid, 1)), None)
+    remedy = f"did you mean {meant}?" if meant else "choose one of these"
     return InputError(f"{kind} of: {', '.join(valid)}", repr(given), remedy)
 
 
@@ -66,6 +66,8 @@ def _build(table: Mapping[str, type[Any]], kind: str, value: object) -> object:
     if isinstance(value, Options):
         settle(value)
         return value
+    if isinstance(value, type) and issubclass(value, Options):
+        raise InputError(f"{kind} with its options", f"the class {value.__name__}", f"write {value.__name__}(...)")
     name, options = spelled_out(value, table)
     if name not in table:
         raise unknown(kind, str(name), table)

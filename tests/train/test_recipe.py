@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from distbp import InputError, Recipe
 from distbp.cli.recipe_file import read_recipe
-from distbp.nn import LAYERS, LOSSES
-from distbp.optim import OPTIMIZERS, SCHEDULES
+from distbp.nn import LAYERS, LOSSES, Dense, SquaredError
+from distbp.optim import OPTIMIZERS, SCHEDULES, Adam
+from distbp.train.foreign_keys import _NAMES
 from distbp.train.mode import MODES
 
 MINIMAL = {"model": [{"dense": 10}, "softmax"]}
@@ -134,3 +135,33 @@ def test_a_key_that_comes_twice_is_refused(text, tmp_path):
         read_recipe(tmp_path / "r.yaml", [])
     with pytest.raises(InputError, match="the key 'a' more than once"):
         read_recipe(None, ["data={a: 1, a: 2}"])
+
+
+@pytest.mark.parametrize(
+    ("values", "meant"),
+    [
+        ({"loss": "MSELoss"}, "squared_error"),
+        ({"loss": "mean_squared_error"}, "squared_error"),
+        ({"loss": "sparse_categorical_crossentropy"}, "categorical_cross_entropy"),
+        ({"loss": "CrossEntropyLoss"}, "categorical_cross_entropy"),
+        ({"loss": "bce"}, "binary_cross_entropy"),
+        ({"loss": "binary:logistic"}, "binary_cross_entropy"),
+        ({"model": [{"linear": 3}]}, "dense"),
+        ({"model": [{"dense": 3}, "swish"]}, "silu"),
+        ({"optimizer": {"nag": 0.1}}, "nesterov"),
+        ({"schedule": "CosineAnnealingLR"}, "cosine"),
+    ],
+)
+def test_names_of_other_libraries_are_answered_with_ours(values, meant):
+    with pytest.raises(InputError, match=f"did you mean {meant}\\?"):
+        Recipe.parse(MINIMAL | values)
+
+
+def test_the_names_of_other_libraries_are_for_what_there_is():
+    assert set(_NAMES) <= {*LAYERS, *LOSSES, *OPTIMIZERS, *SCHEDULES}
+
+
+@pytest.mark.parametrize("values", [{"model": [Dense]}, {"optimizer": Adam}, {"loss": SquaredError}])
+def test_a_class_is_answered_with_what_to_write(values):
+    with pytest.raises(InputError, match=r"given the class (\w+); write \1\(\.\.\.\)"):
+        Recipe.parse(MINIMAL | values)
