@@ -93,10 +93,17 @@ class Trainer:
     def _begin(self, recipe: Recipe, engine: Engine, model: Model | None = None) -> None:
         self.recipe, self.engine = recipe, engine
         engine.hold()  # worker processes, from one ``fit`` to the next, for as long as this trainer lives
-        weakref.finalize(self, engine.release)
+        weakref.finalize(self, engine.leave)
         self.history: list[dict[str, Any]] = []
         self._model = model
         self._interrupted: tuple[Recipe, State] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"recipe": self.recipe, "engine": self.engine.name, "model": self._model, "history": self.history}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._begin(state["recipe"], connect(state["engine"]), state["model"])
+        self.history = state["history"]
 
     def __repr__(self) -> str:
         kinds = ", ".join(layer.name for layer in self.recipe.model)
@@ -162,6 +169,9 @@ class Trainer:
             After Ctrl-C, or with ``checkpoint`` another signal that asks for an end. The trainer has the weights of the
             last whole epoch then, and ``history``; ``fit(..., resume=True)`` goes on, to the same bits.
         """
+        if accept_other_arithmetic and not resume:
+            given, remedy = "a run that begins", "leave out accept_other_arithmetic, or give resume=True"
+            raise InputError("a run that goes on, to accept another arithmetic for", given, remedy, "fit")
         files = None if checkpoint is None else RunFolder(Path(checkpoint))
         with self.engine.agreement():
             dataset, recipe = self._dataset(x, y, validation, test)
@@ -194,19 +204,26 @@ class Trainer:
         engine = self.engine
         engine.brake.signal = 0
         audience = Audience(engine.brake, *watchers)
-        signals = [signal.SIGINT] if files is None else stopping_signals()
+        signals = [n for n in stopping_signals() if files is not None or n == signal.SIGINT]
         settle = partial(audience.settle, None if files is None else files.checkpoints)
-        if training.state is None:
-            self._model, self.history = None, []
+        kept = None if training.state is None else self._model
         try:
             with stopped_by_signals(engine.brake, signals):
                 outcome = engine.perform(training, audience)
             engine.conclude(settle)
         except StoppedError as stopped:
             engine.conclude(settle)
+            self._model = kept
             self._interrupted, self.history = (training.recipe, stopped.state), stopped.state.history
             raise self._interrupt(stopped, training.recipe.epochs) from None
+        except InputError:  # training did not begin
+            raise
+        except BaseException:
+            self._model, self.history = kept, []
+            raise
         self._interrupted, self._model, self.history = None, outcome.model, outcome.history
+        if engine.brake.signal > 0:
+            raise FitInterrupt("interrupted when training was over; the trainer has its weights", engine.brake.signal)
         return outcome
 
     def _interrupt(self, stopped: StoppedError, n_epochs: int) -> FitInterrupt:

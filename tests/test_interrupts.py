@@ -86,6 +86,46 @@ def test_in_the_first_epoch_there_are_no_weights_but_a_way_on(calm):
     assert own.fit(x, y, validation=0.2, resume=True).weights_sha256 == calm.weights_sha256
 
 
+class InterruptInTheEnd(Watcher):
+    """Sends this process a signal after the last epoch, when only the outcome is still to be evaluated."""
+
+    def epoch(self, record):
+        if record["epoch"] == OPTIONS["epochs"]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_when_training_is_over_nothing_of_it_is_lost(calm):
+    x, y = data()
+    own = trainer()
+    with pytest.raises(KeyboardInterrupt, match="interrupted when training was over; the trainer has its weights"):
+        own.fit(x, y, validation=0.2, watcher=InterruptInTheEnd())
+    assert own.model.sha256 == calm.weights_sha256
+    assert len(own.history) == OPTIONS["epochs"]
+
+
+def test_a_signal_that_is_ignored_stays_so(calm):
+    x, y = data()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert trainer().fit(x, y, validation=0.2, watcher=InterruptAt(9)).weights_sha256 == calm.weights_sha256
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("place", [0, 133, 419])
+def test_one_number_in_one_row_tells_other_rows(place):
+    x, y = data()
+    own = trainer()
+    with pytest.raises(KeyboardInterrupt):
+        own.fit(x, y, validation=0.2, watcher=InterruptAt(9))
+    other = x.copy()
+    other[place, 3] += 1e-9
+    for rows, targets in ((other, y), (x, np.where(np.arange(420) == place, 1 - y, y))):
+        with pytest.raises(InputError, match="the rows of the run that goes on"):
+            own.fit(rows, targets, validation=0.2, resume=True)
+    own.fit(x, y, validation=0.2, resume=True)
+
+
 def test_early_stopping_goes_on_as_if_nothing_had_happened():
     x, y = data()
     options = {"early_stopping": {"patience": 3}, "epochs": 40}

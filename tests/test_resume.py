@@ -259,6 +259,6 @@ def test_other_data_than_those_of_the_run_are_refused(tmp_path):
     distbp("train", small, "--max-time", 0.005, "--out", tmp_path / "run", status=75)
     np.savez(tmp_path / "data.npz", x=rng.standard_normal((100, 40)), y=np.arange(100) % 3)
     done = distbp("train", "--resume", tmp_path / "run", status=2)
-    assert "resume with the data of the run" in done.stderr
+    assert "resume with the data and the recipe of the run" in done.stderr
     np.savez(tmp_path / "data.npz", x=rng.standard_normal((100, 4)), y=np.arange(100) % 3)
     assert "given other rows than the first" in distbp("train", "--resume", tmp_path / "run", status=2).stderr

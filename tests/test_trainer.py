@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -507,3 +510,64 @@ def test_a_scaling_is_computed_in_float64_and_rounded_once():
 def test_model_evaluate_puts_columns_in_order():
     trainer = fitted(classifier(), FRAME, Y)
     assert trainer.model.evaluate(as_rows(REVERSED, Y)) == trainer.evaluate(FRAME, Y)
+
+
+# --- what was there before
+
+
+def test_what_is_refused_before_training_leaves_the_model_of_before():
+    trainer = fitted(classifier(), X, Y)
+    before = trainer.predict(X)
+    with pytest.raises(InputError):
+        trainer.fit(X, Y - 7)
+    np.testing.assert_array_equal(trainer.predict(X), before)
+
+
+def test_copies_and_pickles_of_a_trainer_predict_alike():
+    trainer = fitted(classifier(), X, Y)
+    for other in (copy.deepcopy(trainer), pickle.loads(pickle.dumps(trainer))):
+        np.testing.assert_array_equal(other.predict(X), trainer.predict(X))
+        assert other.history == trainer.history
+        assert other.fit(X, Y).weights_sha256 == trainer.model.sha256
+
+
+def test_another_arithmetic_is_accepted_for_what_goes_on_alone():
+    with pytest.raises(InputError, match="give resume=True"):
+        classifier().fit(X, Y, accept_other_arithmetic=True)
+
+
+@pytest.mark.parametrize("x", [[[[1], [2, 3]]] * 4, [[[1, 2], [3]], [[1, 2], [3]]]])
+def test_ragged_rows_are_told(x):
+    with pytest.raises(InputError, match="as many numbers in every row"):
+        classifier().fit(x, np.zeros(len(x), int))
+
+
+def test_targets_without_columns_are_refused():
+    with pytest.raises(InputError, match="at least one target a row"):
+        classifier().fit(X, np.zeros((len(X), 0)))
+
+
+def test_numbered_columns_are_not_taken_by_position_where_the_model_knows_other_numbers():
+    frame = pd.DataFrame(np.hstack([X, X[:, :1]]))
+    trainer = fitted(classifier(), frame.iloc[:, :6], Y)
+    with pytest.raises(InputError, match="without '0' and with '6'"):
+        trainer.predict(frame.iloc[:, 1:7])
+
+
+def test_a_layer_may_ask_another_model():
+    model = fitted(classifier(), X, Y).model
+
+    def asked():
+        return model.predict(np.ones((1, 6)))[0, 0]
+
+    class Asking(nn.Layer):
+        def forward(self, x):
+            return np.multiply(x, asked(), out=self.y)
+
+        def backward(self, dy):
+            return None if self.dx is None else np.multiply(dy, asked(), out=self.dx)
+
+    trainer = Trainer([Asking(), nn.Dense(3), nn.Softmax()], epochs=1, shards=2)
+    trainer.fit(X, Y)
+    assert trainer.predict(X).shape == (len(X), 3)
+    del nn.LAYERS["asking"]

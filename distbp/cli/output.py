@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,9 @@ class Output(HeldFolder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self.claim("output")
             found = next((file for file in _ENDED if (self.folder / file).exists()), None)
-            if found is None:
+            if found is None and not self._are_ours():
+                found = f"a {self.metrics.name}"
+            if found is None and not self.metrics.exists():
                 write_bytes(self.metrics, b"")
         except OSError as error:
             given = f"{self.folder} ({error.strerror})"
@@ -72,16 +75,29 @@ class Output(HeldFolder):
             given = f"{self.folder}, which holds {found} of an earlier run"
             raise InputError("an empty folder", given, "choose another with --out, or move that run away", "output")
 
+    def _are_ours(self) -> bool:
+        """Return whether the metrics, if there are any, are of a run that left nothing else."""
+        try:
+            records = [json.loads(line) for line in self.metrics.read_text().splitlines()]
+        except FileNotFoundError:
+            return True
+        except ValueError:
+            return False
+        return all(isinstance(record, dict) and {"epoch", "step", "train"} <= record.keys() for record in records)
+
     def abandon(self) -> None:
         """Let go of the folder, and leave nothing of a run that did not begin."""
         self.hold.let_go()
         if not self.has_begun:
-            self.metrics.unlink(missing_ok=True)
+            if self.metrics.exists() and self.metrics.stat().st_size == 0:
+                self.metrics.unlink()
             if self.is_new:
                 self.folder.rmdir()
 
     def begin(self, n_steps: int, n_epochs: int) -> None:
-        self.has_begun = True
+        if not self.has_begun:
+            self.has_begun = True
+            self._write([])
         self.records = [json.loads(line) for line in self.metrics.read_text().splitlines()]
 
     def epoch(self, record: dict[str, Any]) -> None:
@@ -121,11 +137,12 @@ class Output(HeldFolder):
         """Write the model where there is room, if it is nowhere yet; say where it is."""
         path = self.folder / "model.safetensors"
         if not path.exists():
-            path = Path(tempfile.mkdtemp(prefix="distbp-model-")) / path.name
             try:
+                path = Path(tempfile.mkdtemp(prefix="distbp-model-")) / path.name
                 outcome.model.save(path)
-            except TrainingError:
-                path.parent.rmdir()
+            except (OSError, TrainingError):
+                with suppress(OSError):
+                    path.parent.rmdir()
                 return "nor was there room for the model in the folder for temporary files"
         return f"the model is in {path}"
 

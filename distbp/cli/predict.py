@@ -35,6 +35,8 @@ def predict(
     from distbp.train.files import write_bytes, writing
     from distbp.wording import counted
 
+    if part is not None and Path(data).suffix == ".npy":
+        raise InputError("data with parts", f"{data}, an array of features", "leave out --part", "--part")
     _require_writable(out)
     model = Model.load(folder)
     x = read_npy(Path(data)) if Path(data).suffix == ".npy" else rows_of(model, data, part).x

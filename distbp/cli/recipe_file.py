@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
@@ -74,10 +75,16 @@ def _read(name: str) -> tuple[str, str]:
         remedy = f"did you mean {near[0]}?" if near else "check the path"
         raise InputError(f"a recipe file, or one of: {', '.join(names)}", f"none: {name} does not exist", remedy)
     try:
-        return name, path.read_text()
+        return name, path.read_text() if path.is_file() else _read_once(path)
     except (OSError, UnicodeDecodeError) as error:
         given = getattr(error, "strerror", None) or str(error)
         raise InputError("a recipe that can be read", given, "check the path", name) from None
+
+
+@functools.cache
+def _read_once(path: Path) -> str:
+    """Return the text of what can be read but once, such as a pipe."""
+    return path.read_text()
 
 
 class _Loader(yaml.SafeLoader):

@@ -20,6 +20,7 @@ from distbp.cli.options import (
     Machines,
     TrustNetwork,
 )
+from distbp.errors import InputError
 
 if TYPE_CHECKING:
     from distbp.train import Recipe
@@ -125,6 +126,9 @@ def train(
         "shards": shards,
     }
     all_changes = [*(changes or []), *(f"{key}={value}" for key, value in short.items() if value is not None)]
+    if accept_other_arithmetic and resume is None:
+        given, remedy = "one that begins", "leave out --accept-other-arithmetic, or name the run with --resume"
+        raise InputError("a run that goes on, to accept another arithmetic for", given, remedy, "train")
     choose_kernels(recipe_name, all_changes, resume)  # before anything loads NumPy
 
     import dataclasses

@@ -57,8 +57,8 @@ def in_order(x: Matrix, columns: Columns | None, wanted: Columns | None, where: 
     InputError
         Names those that are missing or that nobody asked for.
     """
-    if columns is not None and wanted is None and sorted(columns) == sorted(map(str, range(len(columns)))):
-        wanted = tuple(map(str, range(len(columns))))  # these were nameless; here they are numbered in another order
+    if columns is not None and wanted is None and all(name.isdigit() for name in columns):
+        wanted = tuple(map(str, range(x.shape[1])))  # these had no names: other numbers, or another order of them
     if wanted is None or columns == wanted:
         return x
     if columns is None:

@@ -47,6 +47,8 @@ class Rows:
         check_kind(self.y.dtype, "y", self.where)
         if self.y.ndim not in (1, 2):
             raise InputError("targets of shape (rows,) or (rows, k)", f"shape {self.y.shape}", "reshape y", self.where)
+        if 0 in self.y.shape[1:]:
+            raise InputError("at least one target a row", f"targets of shape {self.y.shape}", "give data", self.where)
         if len(self.x) != len(self.y):
             raise InputError(
                 "as many rows of features as of targets", f"{len(self.x)} and {len(self.y)}", "correct one", self.where

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,7 @@ def check_numbers(
     exact: np.dtype[Any] | None = None,
     numbers: np.ndarray | None = None,
     columns: Columns | None = None,
+    read: Callable[[Matrix], None] = lambda _: None,
 ) -> None:
     """Look at ``x[rows]``, which will be of ``dtype`` in the network.
 
@@ -57,6 +58,8 @@ def check_numbers(
         What messages call these rows, by default their place in the array.
     columns:
         The names of the columns.
+    read:
+        Is given the rows, block by block, as they are read: so nobody has to read them for something else.
 
     Raises
     ------
@@ -68,6 +71,7 @@ def check_numbers(
     for start in range(0, len(rows), n_block):
         block = rows[start : start + n_block]
         part = x.take(block) if isinstance(x, SparseRows) else np.asarray(x[block]).reshape(len(block), -1)
+        read(part)
         values = part.data if isinstance(part, SparseRows) else part
         for bad, expected, remedy in _faults(values, dtype, exact):
             if bad.any():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
+
 import numpy as np
 
 from distbp.data.dataset import Rows
@@ -28,6 +31,8 @@ class Features:
         Of the features.
     is_scaled:
         Whether ``prepare``, which must be called before the rows are used, will be given a scaling.
+    read:
+        Is given the rows, block by block, as they are read for the first time.
 
     Raises
     ------
@@ -35,11 +40,20 @@ class Features:
         Where a feature is none that the network can take; names row and column.
     """
 
-    def __init__(self, rows: Rows, places: np.ndarray, dtype: np.dtype, *, is_scaled: bool = False) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        places: np.ndarray,
+        dtype: np.dtype,
+        *,
+        is_scaled: bool = False,
+        read: Callable[[Matrix], None] = lambda _: None,
+    ) -> None:
         self.index = rows.index(places)
         self.numbers, self.where = rows.numbers(places), rows.where  # as the user counts them
         exact = np.dtype(np.float64) if is_scaled else dtype
-        check_numbers(rows.x, self.index, dtype, rows.where, exact=exact, numbers=self.numbers, columns=rows.columns)
+        numbers, columns = self.numbers, rows.columns
+        check_numbers(rows.x, self.index, dtype, rows.where, exact=exact, numbers=numbers, columns=columns, read=read)
         self.dtype = dtype
         self.scaling: Scaling | None = None
         self.source: Matrix | None = rows.x
@@ -107,13 +121,33 @@ class Shard(Features):
     ----------
     targets:
         The targets of these rows, as the loss takes them.
+
+    Attributes
+    ----------
+    digest:
+        Where it ``has_digest``, of the rows as they were given and the targets: a hash that tells them from others.
     """
 
     def __init__(
-        self, rows: Rows, places: np.ndarray, targets: np.ndarray, dtype: np.dtype, *, is_scaled: bool = False
+        self,
+        rows: Rows,
+        places: np.ndarray,
+        targets: np.ndarray,
+        dtype: np.dtype,
+        *,
+        is_scaled: bool = False,
+        has_digest: bool = False,
     ) -> None:
-        super().__init__(rows, places, dtype, is_scaled=is_scaled)
-        self.targets = targets
+        told = hashlib.sha256(f"{rows.x.shape[1:]} {rows.x.dtype.str} {targets.dtype.str}".encode())
+
+        def read(part: Matrix) -> None:
+            arrays = (part.data, part.indices, part.indptr) if isinstance(part, SparseRows) else (part,)
+            for array in arrays:
+                told.update(np.ascontiguousarray(array).data)
+
+        super().__init__(rows, places, dtype, is_scaled=is_scaled, read=read if has_digest else lambda _: None)
+        told.update(np.ascontiguousarray(targets).data)
+        self.targets, self.digest = targets, told.hexdigest() if has_digest else ""
 
     def gather(self, places: np.ndarray, x: np.ndarray, t: np.ndarray) -> None:
         """Write the features and targets at ``places`` of this shard into ``x`` and ``t``."""

@@ -112,7 +112,7 @@ def _of_list(given: list[Any] | tuple[Any, ...], name: str, where: str) -> np.nd
             return np.asarray(given, object)
         return array
     except ValueError as error:
-        sizes = [np.size(row) if hasattr(row, "__len__") else None for row in given if not isinstance(row, str)]
+        sizes = [len(row) if hasattr(row, "__len__") else None for row in given if not isinstance(row, str)]
         odd = next((i for i, size in enumerate(sizes) if size != sizes[0]), None)
         said = str(error) if odd is None else f"{sizes[odd] or 'no list of'} in row {odd} after {sizes[0]} in row 0"
         raise InputError(f"as many numbers in every row of {name}", said, "make all rows equally long", where) from None

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
@@ -267,7 +267,6 @@ class Crew:
         rows = [b""] * self.n_actors
         if isinstance(job, Training) and job.dataset is not None:
             dataset = job.rows()
-            job = replace(job, rows_digest=dataset.digest())
             rows = [put(pack_rows(dataset, job.recipe, w, self.workers)) for w in range(self.n_actors)]
         content = put(pack_job(job))
         server = self.actors[-1] if self.has_server else None

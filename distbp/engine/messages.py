@@ -67,7 +67,7 @@ def pack_job(job: Job[Any]) -> bytes:
         protection = None if job.protection is None else dataclasses.asdict(job.protection)
         header, arrays = ({}, {}) if job.state is None else (job.state.header(), job.state.arrays())
         content: dict[str, Any] = {"recipe": job.recipe.dump(), "protection": protection, "state": header}
-        content |= {"accepts_other_arithmetic": job.accepts_other_arithmetic, "rows": job.rows_digest}
+        content |= {"accepts_other_arithmetic": job.accepts_other_arithmetic}
         return pack({"train": content}, arrays)
     assert isinstance(job, Benchmark)
     return pack({"benchmark": dataclasses.asdict(job)})
@@ -86,7 +86,6 @@ def unpack_job(message: bytes, rows: bytes) -> Job[Any]:
         protection=_protection(content["protection"]) if content["protection"] else None,
         state=State.of(content["state"], arrays) if arrays else None,
         accepts_other_arithmetic=content["accepts_other_arithmetic"],
-        rows_digest=content["rows"],
     )
 
 

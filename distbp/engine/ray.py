@@ -112,7 +112,6 @@ class RayEngine(Engine):
         super().__init__()
         self.max_failures, self.least = max_failures, least or workers
         self.grows_from, self.grow_pause_s = 0.0, _GROW_PAUSE_S
-        self.holds = False  # whether actors stay for the next job
         self.idle: Crew | None = None
         if calls not in CALLS:
             raise InputError(f"one of: {', '.join(CALLS)}", repr(calls), "choose one of these", "--calls")
@@ -216,7 +215,7 @@ class RayEngine(Engine):
             raise
         finally:
             is_whole = crew.can_rest and crew.workers == self.workers
-            if self.holds and is_whole and (error is None or isinstance(error, StoppedError)):
+            if self.n_holders and is_whole and (error is None or isinstance(error, StoppedError)):
                 self.idle = crew
                 _RESTING.add(self)
             else:
@@ -232,9 +231,6 @@ class RayEngine(Engine):
             return crew
         self.release()
         return None
-
-    def hold(self) -> None:
-        self.holds = True
 
     def release(self) -> None:
         crew, self.idle = self.idle, None
@@ -293,7 +289,7 @@ def _join(ray: Any, address: str, trust_network: bool) -> None:
             "token authentication in a cluster that is reached over a network (RAY_AUTH_MODE=token)",
             f"{address}, without it",
             "start the cluster with a token (ray get-auth-token --generate), or say --trust-network, which risks that "
-            "whoever reaches the cluster runs what he likes on its machines and on this one",
+            "whoever reaches the cluster can execute code on its machines and on this one",
             "--address",
         )
     require_answer(address)

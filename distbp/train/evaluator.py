@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -42,6 +43,8 @@ class Evaluator:
         The rows that are computed at once, at most.
     x, t:
         Buffers for the features and targets of at least ``n_rows`` and ``at_least`` rows.
+    lock:
+        For threads that share it: the buffers are there once.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class Evaluator:
         loss.allocate(self.n_rows, network.output_shape[0], network.layout.dtype)
         self.x = np.empty((self.n_rows, *network.input_shape), network.layout.dtype)
         self.t = loss.t
+        self.lock = threading.RLock()
         self._plans: WeakKeyDictionary[Features, list[Block]] = WeakKeyDictionary()
 
     def _plan(self, rows: Features) -> list[Block]:

@@ -180,8 +180,18 @@ class Engine(ABC):
     def perform(self, job: Job[T], watcher: Watcher | None = None) -> T:
         """Do ``job`` on all workers; return what it gives, the same on all that call this."""
 
-    def hold(self) -> None:  # noqa: B027
-        """Keep what a job needs, such as worker processes, for the next job, until ``release``."""
+    n_holders = 0
+    """Those that want what a job needs, such as worker processes, to be kept for the next job."""
+
+    def hold(self) -> None:
+        """Keep it for one more; ``leave`` takes that back."""
+        self.n_holders += 1
+
+    def leave(self) -> None:
+        """Let go of what is kept, if that was the last one who wanted it."""
+        self.n_holders -= 1
+        if not self.n_holders:
+            self.release()
 
     def release(self) -> None:  # noqa: B027
         """Let go of what is kept for the next job."""
@@ -220,7 +230,7 @@ class Watcher:
         """Here is the state of a run of ``recipe``, to be kept; ``is_best``: with the best validation metric so far."""
 
     def end(self) -> None:
-        """Training is over, rightly or not."""
+        """Training has ended, whether it reached its last step or not."""
 
 
 _HOOKS = [name for name in vars(Watcher) if not name.startswith("_")]

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import math
 import os
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from distbp.wording import counted
 FORMAT = "distbp model 2"
 _SCALING = ("scaling.shift", "scaling.factor")
 _REMEDY = "save the model again"
-_ONE_BY_ONE = threading.Lock()  # the buffers of a model are there once
 
 
 @dataclass(frozen=True)
@@ -114,12 +112,9 @@ class Model:
     def _compute(self, x: Any, *, logits: bool = False) -> np.ndarray:
         """Return the outputs for the rows ``x``, or what the loss takes (n, n_out)."""
         features = self._features(x)
-        with (
-            blas_threads(self.recipe.blas_threads),
-            _ONE_BY_ONE,
-            np.errstate(all="ignore"),
-        ):  # what comes of it is looked at
-            y = self._evaluator.outputs(features, logits=logits)
+        evaluator = self._evaluator
+        with blas_threads(self.recipe.blas_threads), evaluator.lock, np.errstate(all="ignore"):  # y is looked at
+            y = evaluator.outputs(features, logits=logits)
         finite = np.isfinite(y)
         if not finite.all():
             row = np.argwhere(~finite)[0][0]
@@ -138,7 +133,10 @@ class Model:
         return features
 
     def evaluate(self, rows: Rows) -> dict[str, Any]:
-        """Return the mean loss and, for classifiers, the accuracy over ``rows``: the bits that training reports.
+        """Return the mean loss and, for classifiers, the accuracy over ``rows``.
+
+        For validation and test rows these are the bits that training reports; training rows it adds up as they were
+        dealt.
 
         Raises
         ------
@@ -150,11 +148,7 @@ class Model:
         evaluator, loss = self._evaluator, self._evaluator.loss
         n_shards = self.recipe.shards or 1
         shards = (self._shard(rows, loss, evaluator.network, share(len(rows), n_shards, i)) for i in range(n_shards))
-        with (
-            blas_threads(self.recipe.blas_threads),
-            _ONE_BY_ONE,
-            np.errstate(all="ignore"),
-        ):  # what comes of it is looked at
+        with blas_threads(self.recipe.blas_threads), evaluator.lock, np.errstate(all="ignore"):  # the loss is looked at
             values = metrics(total(np.array([evaluator.tally(shard) for shard in shards])), loss)
         if not math.isfinite(values["loss"]):
             given = f"a loss of {values['loss']}"
@@ -253,7 +247,15 @@ def _check_tensors(
         raise InputError(f"a tensor {name} of {dtype}{shape}, of finite numbers", given, _REMEDY, str(file))
 
 
-def make_shard(rows: Rows, places: np.ndarray, loss: Loss, network: Sequential, *, is_scaled: bool = False) -> Shard:
+def make_shard(
+    rows: Rows,
+    places: np.ndarray,
+    loss: Loss,
+    network: Sequential,
+    *,
+    is_scaled: bool = False,
+    has_digest: bool = False,
+) -> Shard:
     """Return the shard of ``rows`` at these places, its targets checked against ``loss`` and ``network``."""
     index, numbers = rows.index(places), rows.numbers(places)
     y = np.asarray(rows.y[index])
@@ -263,4 +265,4 @@ def make_shard(rows: Rows, places: np.ndarray, loss: Loss, network: Sequential, 
         targets = loss.targets(y, n_out, dtype, numbers)
     except InputError as error:
         raise error.at(rows.where) from None
-    return Shard(rows, places, targets, dtype, is_scaled=is_scaled)
+    return Shard(rows, places, targets, dtype, is_scaled=is_scaled, has_digest=has_digest)

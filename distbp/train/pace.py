@@ -24,9 +24,9 @@ UNHEARD = -2
 
 
 def stopping_signals() -> list[int]:
-    """Return the signals that ask a run to stop; SIGHUP is none where it is ignored, as under nohup."""
-    signals: list[int] = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
-    return signals if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [*signals, signal.SIGHUP]
+    """Return the signals that ask a run to stop, but for those that this process ignores, as SIGHUP under nohup."""
+    signals: list[int] = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP]
+    return [number for number in signals if signal.getsignal(number) != signal.SIG_IGN]
 
 
 @dataclass(frozen=True)

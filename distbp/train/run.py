@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -108,7 +110,7 @@ class Run:
     state:
         Where to go on from; None to begin.
     rows:
-        What tells the rows of the run from others.
+        What tells the rows of the run from others, if that is known already.
 
     Raises
     ------
@@ -125,7 +127,6 @@ class Run:
         state: State | None = None,
         rows: str = "",
     ) -> None:
-        self.rows = rows
         with group.agreement():
             require(recipe.bits)
             self.recipe = recipe.model_copy(update={"shards": recipe.shards or group.n_workers})
@@ -160,9 +161,15 @@ class Run:
             n_coordinators = 0 if not recipe.is_synchronous else 1 if recipe.coordinators == 1 else group.n_workers
             self.plan = Plan(n_shards, group.machines, layout.size, n_coordinators, group.has_server)
             self.partition = Partition(len(dataset.train), n_shards, recipe.batch_size, recipe.seed)
-            shards = self._own_shards(dataset, group.worker)
+            shards = self._own_shards(dataset, group.worker, has_digests=not rows)
             if state is not None:
                 _require_fit(state, self.plan, dataset.train.where)
+        self.rows = rows or _digest(group, shards)
+        with group.agreement():
+            if state is not None and state.rows not in ("", self.rows):
+                given = f"other rows than the first {counted(state.step, 'step')} had"
+                remedy = "resume with the data of the run"
+                raise InputError("the rows of the run that goes on", given, remedy, dataset.train.where)
         self.group, self.phases = group, Phases()
         is_copied = protection is not None and (protection.keeps or protection.is_interruptible or group.can_recover)
         copied = vector_names(recipe) if is_copied and recipe.is_synchronous else []
@@ -296,10 +303,9 @@ class Run:
         with blas_threads(self.recipe.blas_threads), np.errstate(all="ignore"):  # looked at step by step
             if self.recipe.is_synchronous:
                 watcher = watcher if self.group.worker == 0 else None
-                with watched(watcher, self.n_steps, self.recipe.epochs):
-                    with self.group.brake.manned(bool(self.exchange.copies)):
-                        history = self._epochs(watcher)
-                    return self._outcome(history)
+                is_manned = bool(self.exchange.copies)
+                with watched(watcher, self.n_steps, self.recipe.epochs), self.group.brake.manned(is_manned):
+                    return self._outcome(self._epochs(watcher))
             line = self.group.push_pull(self.exchange)
             if self.group.worker == self.group.n_workers:
                 self.server = ParameterServer(self, line, self.state)
@@ -465,16 +471,26 @@ class Run:
             stopped_early=len(history) < self.recipe.epochs,
         )
 
-    def _own_shards(self, dataset: Dataset, worker: int) -> dict[str, dict[int, Shard]]:
+    def _own_shards(self, dataset: Dataset, worker: int, *, has_digests: bool) -> dict[str, dict[int, Shard]]:
         """Return the rows of this worker's shards, by part and shard."""
         own, is_scaled = self.plan.shards(worker), self.recipe.data.scaling != "none"
+        how = {"is_scaled": is_scaled, "has_digest": has_digests}
         return {
             part: {
-                shard: make_shard(dataset.parts[part], places, self.loss, self.network, is_scaled=is_scaled)
+                shard: make_shard(dataset.parts[part], places, self.loss, self.network, **how)
                 for shard, places in zip(own, shard_places, strict=True)
             }
             for part, shard_places in places_of_shards(dataset, self.partition, own).items()
         }
+
+
+def _digest(group: Group, shards: dict[str, dict[int, Shard]]) -> str:
+    """Return what tells the rows of all shards from others; all workers must call it with theirs."""
+    own = {f"{part} {n:09d}": shard.digest for part in shards for n, shard in shards[part].items()}
+    digests: dict[str, str] = {}
+    for text in group.allgather_text(json.dumps(own)):
+        digests |= json.loads(text)
+    return hashlib.sha256(json.dumps(sorted(digests.items())).encode()).hexdigest()
 
 
 def _require_fit(state: State, plan: Plan, where: str) -> None:

@@ -17,7 +17,6 @@ from distbp.train.pace import Protection
 from distbp.train.recipe import Recipe
 from distbp.train.run import Outcome, Run
 from distbp.train.state import State
-from distbp.wording import counted
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,6 @@ class Training:
         How the run is protected against its end; None for not at all.
     state:
         Where to go on from; None to begin.
-    rows_digest:
-        ``Dataset.digest`` of all rows, where a worker has only some of them.
     accepts_other_arithmetic:
         Whether to go on although the workers compute with other roundings than those before them: the weights are then
         those of neither.
@@ -47,7 +44,6 @@ class Training:
     protection: Protection | None = None
     state: State | None = None
     accepts_other_arithmetic: bool = False
-    rows_digest: str = ""
 
     def perform(self, group: Group, watcher: Watcher | None) -> Outcome:
         state, run, dataset, protection = self.state, None, None, self.protection
@@ -58,19 +54,10 @@ class Training:
                 if dataset is None:
                     with group.agreement():
                         dataset = self.rows()
-                        rows = self.rows_digest or dataset.digest()
                     if self.is_whole:
-                        _require_same(rows, self._moment(state), group, dataset.train.where)
-                with group.agreement():
-                    if state is not None and state.rows and state.rows != rows:
-                        given = f"other rows than the first {counted(state.step, 'step')} had"
-                        raise InputError(
-                            "the rows of the run that goes on",
-                            given,
-                            "resume with the data of the run",
-                            dataset.train.where,
-                        )
+                        _require_same(dataset, self._moment(state), group)
                 run = Run(self.recipe, dataset, group, protection, state, rows)
+                rows = run.rows
                 with group.agreement():
                     if state is not None and not self.accepts_other_arithmetic:
                         require_same(state.arithmetic, run.arithmetic[-1])
@@ -117,8 +104,12 @@ def _check_targets(rows: Rows, dtype: np.dtype[Any]) -> None:
             raise InputError(f"targets that differ also in {dtype}", given, remedy, rows.where)
 
 
-def _require_same(rows: str, moment: int, group: Group, where: str) -> None:
-    """Raise InputError on all workers where one has other ``rows`` than the first, or goes on from another moment."""
+def _require_same(dataset: Dataset, moment: int, group: Group) -> None:
+    """Raise InputError on all workers where one has other rows than the first, or goes on from another moment.
+
+    What is compared of the rows is a sample: rows beyond it that one worker alone has otherwise are not noticed.
+    """
+    rows, where = dataset.digest(), dataset.train.where
     first_rows, first_moment = json.loads(group.first(json.dumps([rows, moment])))
     with group.agreement():
         if rows != first_rows:
@@ -145,6 +136,9 @@ def with_validation(dataset: Dataset, recipe: Recipe) -> Dataset:
     asked = recipe.data.validation
     if asked is None:
         return dataset
+    if dataset.validation is not None:
+        given, remedy = f"{asked}, and rows for validation in the source of the training rows", "leave out one of them"
+        raise InputError("one set of rows to validate on", given, remedy, "recipe: data.validation")
     if isinstance(asked, str):
         if same_source(asked, recipe.data.source):
             given, remedy = f"{asked}, the source of the training rows", "take a fraction of them, as in 0.1"

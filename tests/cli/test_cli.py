@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -20,11 +21,12 @@ def run(tmp_path_factory):
 
 
 def test_evaluate_gives_the_metrics_of_training(run):
-    for part in ("train", "test"):
+    for part in ("train", "validation", "test"):
         figures = json.loads(distbp("evaluate", run, "digits", "--part", part).stdout)
-        if part == "test":
-            assert figures == result(run)["test"]
-    assert "of: train, test" in distbp("evaluate", run, "digits", "--part", "validation", status=2).stderr
+        assert figures == pytest.approx(result(run)[part], rel=1e-12)  # training rows are added up as they were dealt
+        assert part == "train" or figures == result(run)[part]
+    said = distbp("evaluate", run, "digits", "--part", "all", status=2).stderr
+    assert "of: train, validation, test" in said
 
 
 def test_predict_writes_an_npy_file(run, tmp_path):
@@ -62,3 +64,40 @@ def test_bad_options_are_refused():
 
 def test_version():
     assert distbp("--version").stdout == f"distbp {__version__}\n"
+
+
+def test_a_recipe_may_come_from_a_pipe(tmp_path):
+    reading, writing = os.pipe()
+    os.write(writing, b"model: [{dense: 10}, softmax]\ndata: {source: digits}\nepochs: 1\nshards: 2\n")
+    os.close(writing)
+    distbp("train", f"/dev/fd/{reading}", "--engine", "local", "--out", tmp_path / "run", pass_fds=[reading])
+    os.close(reading)
+    assert result(tmp_path / "run")["shards"] == 2
+
+
+def test_files_of_others_are_not_taken_for_those_of_a_run(tmp_path):
+    (tmp_path / "run").mkdir()
+    for text in ('{"loss": 3}\n', "loss 3\n", "[]\n"):
+        (tmp_path / "run" / "metrics.jsonl").write_text(text)
+        for change in ("epochs=1", "epochs=x"):
+            command = ["train", "--engine", "local", "--set", change, "--out", tmp_path / "run"]
+            said = distbp(*command, status=2).stderr
+            assert change == "epochs=x" or "holds a metrics.jsonl of an earlier run" in said
+            assert (tmp_path / "run" / "metrics.jsonl").read_text() == text
+
+
+def test_rows_to_validate_on_are_given_once(tmp_path):
+    x, y = np.zeros((20, 3)), np.arange(20) % 2
+    np.savez(tmp_path / "d.npz", x=x, y=y, x_validation=x, y_validation=y)
+    changes = [f"data.source={tmp_path / 'd.npz'}", "data.validation=0.2", "model=[{dense: 2}, softmax]"]
+    options = [word for change in changes for word in ("--set", change)]
+    said = distbp("train", *options, "--engine", "local", "--out", tmp_path / "run", status=2).stderr
+    assert "expected one set of rows to validate on" in said
+
+
+def test_options_that_would_do_nothing_are_refused(run, tmp_path):
+    said = distbp("train", "--accept-other-arithmetic", "--out", tmp_path / "new", status=2).stderr
+    assert "name the run with --resume" in said
+    np.save(tmp_path / "x.npy", np.zeros((3, 64)))
+    command = ["predict", run, tmp_path / "x.npy", "--part", "test", "--out", tmp_path / "p.npy"]
+    assert "leave out --part" in distbp(*command, status=2).stderr
