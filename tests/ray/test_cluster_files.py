@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,7 +35,7 @@ def test_a_cluster_file_keeps_to_the_schema_of_ray(name):
 
 @pytest.mark.parametrize("path", sorted(CLUSTER.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_option_of_distbp_in_a_manifest_exists(path):
-    words = path.read_text().replace(",", " ").replace("[", " ").split()
+    words = re.sub(r"[,\[()]", " ", path.read_text()).split()
     given = {word for word in words if word.startswith("--") and "=" not in word}
     others = {"--generate", "--allow-run-as-root", "--bind-to", "--quiet", "--head", "--disable-usage-stats"}
     known = distbp("train", "--help", env=os.environ | {"COLUMNS": "200"}).stdout
