@@ -99,8 +99,9 @@ class _Loader(yaml.SafeLoader):
         mapping = super().construct_mapping(node, deep)
         if len(mapping) < len(node.value):
             keys = [key.value for key, _ in node.value]
-            twice = next((key for key in keys if keys.count(key) > 1), keys[-1])
-            raise yaml.YAMLError(f"the key {twice!r} more than once, in line {node.start_mark.line + 1}")
+            twice = next((i for i, key in enumerate(keys) if key in keys[:i]), -1)
+            line = node.value[twice][0].start_mark.line + 1
+            raise yaml.YAMLError(f"the key {keys[twice]!r} more than once, in line {line}")
         return mapping
 
 

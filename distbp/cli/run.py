@@ -38,6 +38,8 @@ def resumed(folder: Path, is_alone: bool) -> tuple[Recipe, State]:
     if not is_alone:
         given = "a recipe, a change of it or --out beside it"
         raise InputError("the recipe of the run itself", given, "leave these out", "--resume")
+    if not folder.is_dir():
+        raise InputError("the folder of a run", f"none: {folder} does not exist", "check the path", "--resume")
     if (folder / "result.json").exists():
         given = f"{folder}, whose run has ended"
         raise InputError("the folder of a run that has not ended", given, "start another run", "--resume")

@@ -101,3 +101,8 @@ def test_options_that_would_do_nothing_are_refused(run, tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((3, 64)))
     command = ["predict", run, tmp_path / "x.npy", "--part", "test", "--out", tmp_path / "p.npy"]
     assert "leave out --part" in distbp(*command, status=2).stderr
+
+
+def test_a_run_that_does_not_exist_is_not_resumed(tmp_path):
+    said = distbp("train", "--resume", tmp_path / "nope", status=2).stderr
+    assert f"none: {tmp_path / 'nope'} does not exist; check the path" in said

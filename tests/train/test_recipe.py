@@ -131,7 +131,7 @@ def test_true_and_false_are_no_numbers(values):
 @pytest.mark.parametrize("text", ["epochs: 1\nepochs: 2", "optimizer: {adam: {beta1: 0.5, beta1: 0.9}}"])
 def test_a_key_that_comes_twice_is_refused(text, tmp_path):
     (tmp_path / "r.yaml").write_text(f"model: [{{dense: 2}}, softmax]\n{text}\n")
-    with pytest.raises(InputError, match="the key '(epochs|beta1)' more than once, in line"):
+    with pytest.raises(InputError, match="the key '(epochs' more .* line 3|beta1' more .* line 2)"):
         read_recipe(tmp_path / "r.yaml", [])
     with pytest.raises(InputError, match="the key 'a' more than once"):
         read_recipe(None, ["data={a: 1, a: 2}"])
