@@ -141,12 +141,13 @@ def nothing_is_left_behind():
     yield
 
     def running():
+        if our_processes() <= processes:
+            return set()
         return new_processes(processes) | (set(actors()) - processes)  # actors descend from a raylet that may stay
 
     deadline = time.monotonic() + 60
-    while (running() or not leavings() <= files) and time.monotonic() < deadline:
+    while ((left := running()) or not leavings() <= files) and time.monotonic() < deadline:
         time.sleep(0.05)
-    left = running()
     for process in left:
         process.kill()
     assert not left, f"processes left behind: {left}"

@@ -78,12 +78,15 @@ class Output(HeldFolder):
     def _are_ours(self) -> bool:
         """Return whether the metrics, if there are any, are of a run that left nothing else."""
         try:
-            records = [json.loads(line) for line in self.metrics.read_text().splitlines()]
+            records = self._recorded()
         except FileNotFoundError:
             return True
         except ValueError:
             return False
         return all(isinstance(record, dict) and {"epoch", "step", "train"} <= record.keys() for record in records)
+
+    def _recorded(self) -> list[Any]:
+        return [json.loads(line) for line in self.metrics.read_text().splitlines()]
 
     def abandon(self) -> None:
         """Let go of the folder, and leave nothing of a run that did not begin."""
@@ -98,7 +101,8 @@ class Output(HeldFolder):
         if not self.has_begun:
             self.has_begun = True
             self._write([])
-        self.records = [json.loads(line) for line in self.metrics.read_text().splitlines()]
+        else:
+            self.records = self._recorded()
 
     def epoch(self, record: dict[str, Any]) -> None:
         if record["epoch"] <= len(self.records):  # some are computed again

@@ -35,11 +35,12 @@ def predict(
     from distbp.train.files import write_bytes, writing
     from distbp.wording import counted
 
-    if part is not None and Path(data).suffix == ".npy":
+    is_array = Path(data).suffix == ".npy"
+    if part is not None and is_array:
         raise InputError("data with parts", f"{data}, an array of features", "leave out --part", "--part")
     _require_writable(out)
     model = Model.load(folder)
-    x = read_npy(Path(data)) if Path(data).suffix == ".npy" else rows_of(model, data, part).x
+    x = read_npy(Path(data)) if is_array else rows_of(model, data, part).x
     y = model.predict_classes(x) if classes else model.predict(x)
     content = io.BytesIO()
     if out.suffix == ".npy":

@@ -140,14 +140,15 @@ class Shard(Features):
     ) -> None:
         told = hashlib.sha256(f"{rows.x.shape[1:]} {rows.x.dtype.str} {targets.dtype.str}".encode())
 
-        def read(part: Matrix) -> None:
-            arrays = (part.data, part.indices, part.indptr) if isinstance(part, SparseRows) else (part,)
-            for array in arrays:
+        def tell(part: Matrix) -> None:
+            for array in (part.data, part.indices, part.indptr) if isinstance(part, SparseRows) else (part,):
                 told.update(np.ascontiguousarray(array).data)
 
-        super().__init__(rows, places, dtype, is_scaled=is_scaled, read=read if has_digest else lambda _: None)
-        told.update(np.ascontiguousarray(targets).data)
-        self.targets, self.digest = targets, told.hexdigest() if has_digest else ""
+        super().__init__(rows, places, dtype, is_scaled=is_scaled, read=tell if has_digest else lambda _: None)
+        self.targets, self.digest = targets, ""
+        if has_digest:
+            tell(targets)
+            self.digest = told.hexdigest()
 
     def gather(self, places: np.ndarray, x: np.ndarray, t: np.ndarray) -> None:
         """Write the features and targets at ``places`` of this shard into ``x`` and ``t``."""

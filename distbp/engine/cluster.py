@@ -21,16 +21,24 @@ _LISTEN = "0A"
 _LONGEST_ADDRESS = 300
 
 
+def _token_file() -> Path:
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+
+
 def has_token() -> bool:
-    """Return whether this user has a token for Ray clusters; a file of it that others may read, they may no more."""
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    """Return whether this user has a token for Ray clusters."""
+    return "RAY_AUTH_TOKEN" in os.environ or _token_file().exists()
+
+
+def protect_token() -> None:
+    """Let nobody else read this user's token, and warn where others could."""
+    file = _token_file()
     with suppress(OSError):
         found = file.stat()
         if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) & 0o077:
             file.chmod(0o600)
             told = "other users of this machine could read it, and join your Ray clusters with it; now they cannot"
             warnings.warn(f"{file}: {told}; to be sure, make a new one", stacklevel=2)
-    return "RAY_AUTH_TOKEN" in os.environ or file.exists()
 
 
 def is_in_cluster() -> bool:
@@ -40,9 +48,8 @@ def is_in_cluster() -> bool:
 
 def is_loopback(address: str) -> bool:
     """Return whether only processes of this machine can reach ``address``."""
-    host = address.rpartition(":")[0].strip("[]")
     try:
-        return all(ipaddress.ip_address(a[4][0]).is_loopback for a in socket.getaddrinfo(host, None))
+        return all(ipaddress.ip_address(a).is_loopback for a in _addresses(_host_and_port(address)[0]))
     except (OSError, ValueError):
         return False
 
@@ -69,8 +76,8 @@ def _running_here() -> str | None:
 
 def _listeners(address: str) -> set[int]:
     """Return the users whose processes listen at ``address``, HOST:PORT; -1 stands for those of another machine."""
-    host, _, port = address.rpartition(":")
-    if not _is_own(host.strip("[]")):
+    host, port = _host_and_port(address)
+    if not _is_own(host):
         return {-1}
     users = set()
     for table in ("tcp", "tcp6"):  # proc(5): of each socket the local address, the state and the user
@@ -86,10 +93,20 @@ def _is_own(host: str) -> bool:
     """Return whether ``host`` is an address of this machine."""
     own = {entry.address.partition("%")[0] for entries in psutil.net_if_addrs().values() for entry in entries}
     try:
-        meant = {a[4][0] for a in socket.getaddrinfo(host, None)}
+        return all(a in own or ipaddress.ip_address(a).is_loopback for a in _addresses(host))
     except OSError:
         return False
-    return all(a in own or ipaddress.ip_address(a).is_loopback for a in meant)
+
+
+def _host_and_port(address: str) -> tuple[str, str]:
+    """Return both parts of HOST:PORT, an IPv6 host without its brackets."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), port
+
+
+def _addresses(host: str) -> set[str]:
+    """Return the addresses of ``host``; raise OSError where nobody knows it."""
+    return {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
 
 
 def meant(address: str | None) -> str | None:
@@ -137,5 +154,5 @@ def require_answer(address: str) -> None:
 
 def _try(address: str, timeout_s: float) -> None:
     """Raise OSError where nothing answers at ``address``, and ValueError where it has no port."""
-    host, _, port = address.rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()
+    host, port = _host_and_port(address)
+    socket.create_connection((host, int(port)), timeout=timeout_s).close()

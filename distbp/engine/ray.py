@@ -17,7 +17,7 @@ from weakref import WeakSet
 
 import psutil
 
-from distbp.engine.cluster import has_token, is_loopback, meant, require_answer, require_form
+from distbp.engine.cluster import has_token, is_loopback, meant, protect_token, require_answer, require_form
 from distbp.engine.crew import Crew, Terms, WorkerLostError
 from distbp.engine.surroundings import prepare_surroundings
 from distbp.errors import DifferenceError, DistbpError, InputError, StoppedError
@@ -50,6 +50,7 @@ def import_ray() -> Any:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # there are no accelerators to hide
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of calls whose results nobody asks for: we say it once
     prepare_surroundings()
+    protect_token()
     if has_token() and "ray" not in sys.modules:  # show it, as Ray's own commands do; Ray reads the mode but once
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
@@ -204,8 +205,12 @@ class RayEngine(Engine):
             for other in list(_RESTING):  # their actors hold what these may need
                 other.release()
             brake, n = self.brake, self.workers
-            options: dict[str, Any] = {"least": least, "is_anew": is_anew, "environment": environment}
-            options["has_died"] = self._has_died
+            options: dict[str, Any] = {
+                "least": least,
+                "is_anew": is_anew,
+                "environment": environment,
+                "has_died": self._has_died,
+            }
             crew = Crew(self.ray, self.terms, brake, self._can_grow, n, has_server, **options).__enter__()
         error: BaseException | None = None
         try:

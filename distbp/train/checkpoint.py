@@ -26,8 +26,7 @@ _PATTERN = "step-*.safetensors"
 
 def to_bytes(state: State, recipe: Recipe) -> bytes:
     """Return a checkpoint of a run of ``recipe``, whose shards are set, as the content of a file."""
-    header = {"recipe": recipe.dump(), "strangers": recipe.strangers()} | state.header()
-    return tensor_file.to_bytes(FORMAT, header, state.arrays())
+    return tensor_file.to_bytes(FORMAT, recipe.header() | state.header(), state.arrays())
 
 
 def save_checkpoint(path: Path, state: State, recipe: Recipe) -> None:
@@ -45,13 +44,9 @@ def load_checkpoint(path: Path) -> tuple[Recipe, State]:
     """
     remedy = "use another checkpoint of the run"
     header, tensors = tensor_file.read(path, FORMAT, "checkpoint", remedy)
-    try:
-        recipe = Recipe.parse(header["recipe"], str(path), header.get("strangers"))
+    with tensor_file.understood(path, "checkpoint", remedy):
+        recipe = Recipe.of_header(header, str(path))
         state = State.of(header, tensors)
-    except InputError:
-        raise
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise InputError("a whole checkpoint", repr(error), remedy, str(path)) from None
     _check(recipe, state, path)
     return recipe, state
 
@@ -66,13 +61,14 @@ def _check(recipe: Recipe, state: State, path: Path) -> None:
     if not fits:
         given = f"{', '.join(f'{name} {v.dtype}{v.shape}' for name, v in state.vectors.items())}, step {state.step}"
         raise InputError(f"the state of its recipe: {', '.join(names)}", given, "use another checkpoint", str(path))
-    for wrong in _contradictions(recipe, state):
+    wrong = next(_contradictions(recipe, state), None)
+    if wrong is not None:
         raise InputError("a state that fits its recipe and itself", wrong, "use another checkpoint", str(path))
 
 
 def _contradictions(recipe: Recipe, state: State) -> Iterator[str]:
     """Say what in ``state`` cannot be, of arrays of the right shapes."""
-    for name, array in ({**state.vectors, "the tally": state.tally}).items():
+    for name, array in [*state.vectors.items(), ("the tally", state.tally)]:
         if not np.all(np.isfinite(array)):
             yield f"{name} that is not finite"
     _, rows, correct = state.tally.T
@@ -86,10 +82,9 @@ def _contradictions(recipe: Recipe, state: State) -> Iterator[str]:
         yield f"a history in which epochs end after the steps {steps}"
     elif steps and not steps[-1] <= state.step <= min(recipe.epochs, len(epochs) + 1) * steps[0]:
         yield f"step {state.step} after a history that ends with step {steps[-1]}"
-    if recipe.early_stopping and any(
-        recipe.early_stopping.metric not in r.get("validation", {}) for r in state.history
-    ):
-        yield f"a history without the validation {recipe.early_stopping.metric}, to stop early by"
+    rule = recipe.early_stopping
+    if rule and any(rule.metric not in record.get("validation", {}) for record in state.history):
+        yield f"a history without the validation {rule.metric}, to stop early by"
 
 
 class Checkpoints:

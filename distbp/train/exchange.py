@@ -139,6 +139,7 @@ class Engine(ABC):
 
     def __init__(self) -> None:
         self.brake = Brake()
+        self.n_holders = 0
 
     @property
     @abstractmethod
@@ -180,11 +181,8 @@ class Engine(ABC):
     def perform(self, job: Job[T], watcher: Watcher | None = None) -> T:
         """Do ``job`` on all workers; return what it gives, the same on all that call this."""
 
-    n_holders = 0
-    """Those that want what a job needs, such as worker processes, to be kept for the next job."""
-
     def hold(self) -> None:
-        """Keep it for one more; ``leave`` takes that back."""
+        """Keep what a job needs, such as worker processes, for the next job of one more holder, until it leaves."""
         self.n_holders += 1
 
     def leave(self) -> None:

@@ -179,9 +179,7 @@ class Model:
         tensors = dict(layout.views(self.weights))
         if self.scaling is not None:
             tensors |= dict(zip(_SCALING, (self.scaling.shift, self.scaling.factor), strict=True))
-        header = {
-            "recipe": self.recipe.dump(),
-            "strangers": self.recipe.strangers(),
+        header = self.recipe.header() | {
             "form": self.form.model_dump(),
             "arithmetic": [own.model_dump() for own in self.arithmetic],
         }
@@ -207,14 +205,10 @@ class Model:
                 given = f"{path}, which holds no model.safetensors"
                 raise InputError("a model, or the folder of a run that has ended", given, "train one first")
         header, tensors = tensor_file.read(file, FORMAT, "model", _REMEDY)
-        try:
-            recipe = Recipe.parse(header["recipe"], str(file), header.get("strangers"))
+        with tensor_file.understood(file, "model", _REMEDY):
+            recipe = Recipe.of_header(header, str(file))
             form = RowForm.model_validate(header["form"])
             arithmetic = tuple(map(Arithmetic.model_validate, header["arithmetic"]))
-        except InputError:
-            raise
-        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError("a whole model", repr(error), _REMEDY, str(file)) from None
         layout = recipe.network().build(form.input_shape, np.dtype(recipe.dtype))
         if layout.size > 2 * file.stat().st_size:  # before memory is taken for it
             given = f"a recipe for {layout.size} parameters"

@@ -224,6 +224,15 @@ class Recipe(_Part):
         """Return the recipe as plain values that ``parse`` takes."""
         return self.model_dump(mode="json", exclude_none=True)
 
+    def header(self) -> dict[str, Any]:
+        """Return the recipe as ``of_header`` takes it, for the header of a file."""
+        return {"recipe": self.dump(), "strangers": self.strangers()}
+
+    @classmethod
+    def of_header(cls, header: Mapping[str, Any], where: str) -> Recipe:
+        """Return the recipe in the ``header`` of a file; raise KeyError or InputError where there is none."""
+        return cls.parse(header["recipe"], where, header.get("strangers"))
+
     def strangers(self) -> dict[str, str]:
         """Return what is named here and does not come with distbp, each with the module that defines it."""
         parts: list[Any] = [*self.model, self.loss, self.optimizer, self.schedule, self.mode]

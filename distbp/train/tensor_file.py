@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from safetensors.numpy import save
 from distbp.errors import InputError
 
 _KEYS = {"format", "run", "sha256"}
+_BROKEN = (KeyError, ValueError, TypeError, AttributeError, RecursionError)
 
 
 def to_bytes(kind: str, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> bytes:
@@ -54,12 +56,23 @@ def read(path: Path, kind: str, what: str, remedy: str) -> tuple[dict[str, Any],
             raise TypeError(type(header))
     except InputError:
         raise
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (SafetensorError, OSError, *_BROKEN) as error:
         raise InputError(f"a whole {what}", f"{error}", remedy, str(path)) from None
     if damaged:
         given = f"another checksum of {', '.join(damaged)}"
         raise InputError(f"a {what} as it was written", given, remedy, str(path))
     return header, tensors
+
+
+@contextmanager
+def understood(path: Path, what: str, remedy: str) -> Iterator[None]:
+    """Raise InputError where what is made of a header inside does not come about."""
+    try:
+        yield
+    except InputError:
+        raise
+    except _BROKEN as error:
+        raise InputError(f"a whole {what}", repr(error), remedy, str(path)) from None
 
 
 def _checksums(text: str, tensors: Mapping[str, np.ndarray]) -> dict[str, str]:

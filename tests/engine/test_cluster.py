@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from distbp.engine.cluster import has_token, meant
+from distbp.engine.cluster import has_token, meant, protect_token
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="acting as another user needs root")
 OTHER = 54321
@@ -86,6 +86,8 @@ def test_a_token_that_others_can_read_is_theirs_no_more(monkeypatch, tmp_path):
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
     with pytest.warns(UserWarning, match="other users of this machine could read it"):
-        assert has_token()
+        protect_token()
+    assert has_token()
     assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    protect_token()  # has nothing to say any more
     assert has_token()
