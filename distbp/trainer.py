@@ -272,7 +272,7 @@ class Trainer:
     def save(self, path: str | Path) -> None:
         """Write the model to ``path``, a safetensors file with the recipe inside; worker 0 does."""
         if self.worker == 0:
-            self.model.save(Path(path))
+            self.model.save(Path(path).resolve())  # a link stays one
 
     @classmethod
     def load(cls, path: str | Path, *, engine: str = "auto") -> Trainer:

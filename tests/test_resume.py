@@ -232,6 +232,11 @@ def test_nothing_is_written_through_a_link_out_of_the_folder(tmp_path):
     distbp("train", "--max-time", 0, "--out", tmp_path / "new", status=75)
     assert not (tmp_path / "elsewhere").exists()
     assert {path: path.read_bytes() for path in outside.iterdir()} == before
+    (tmp_path / "third").mkdir()
+    (tmp_path / "third" / "model.safetensors").symlink_to(tmp_path / "elsewhere")
+    distbp("train", "--epochs", 1, "--engine", "local", "--out", tmp_path / "third")
+    assert not (tmp_path / "elsewhere").exists()
+    assert not (tmp_path / "third" / "model.safetensors").is_symlink()
 
 
 def test_a_run_that_has_ended_is_not_resumed(calm):

@@ -13,16 +13,15 @@ from distbp.train.training import with_validation
 def rows_of(model: Model, data: str, part: str | None) -> Rows:
     """Return a part of ``data``, by default test, if there is one, else train.
 
-    Those of the model's own source are split as for its training. A warning says so if these are rows that the model
-    was trained on.
+    Those of the model's own source are split as for its training, if they are not those of the test. A warning says so
+    if these are rows that the model was trained on.
     """
     dataset, source = load(data), model.recipe.data.source
-    is_own = source != "arrays" and same_source(data, source)
-    if is_own:
-        dataset = with_validation(dataset, model.recipe)
-    if part is None and "test" not in dataset.parts and is_own:
-        warnings.warn(f"{data} has no test part: these are the rows that the model was trained on", stacklevel=2)
     name = part or ("test" if "test" in dataset.parts else "train")
+    if name != "test" and source != "arrays" and same_source(data, source):
+        dataset = with_validation(dataset, model.recipe)
+        if part is None:
+            warnings.warn(f"{data} has no test part: these are the rows that the model was trained on", stacklevel=2)
     if name not in dataset.parts:
         given = f"{part!r}"
         raise InputError(f"a part of the data, of: {', '.join(dataset.parts)}", given, "choose one of these", "--part")

@@ -184,7 +184,7 @@ class Model:
             "arithmetic": [own.model_dump() for own in self.arithmetic],
         }
         with writing(path):
-            write_bytes(Path(path).resolve(), tensor_file.to_bytes(FORMAT, header, tensors))
+            write_bytes(Path(path), tensor_file.to_bytes(FORMAT, header, tensors))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Model:

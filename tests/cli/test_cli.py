@@ -106,3 +106,17 @@ def test_options_that_would_do_nothing_are_refused(run, tmp_path):
 def test_a_run_that_does_not_exist_is_not_resumed(tmp_path):
     said = distbp("train", "--resume", tmp_path / "nope", status=2).stderr
     assert f"none: {tmp_path / 'nope'} does not exist; check the path" in said
+
+
+def test_rows_of_the_test_need_no_others(tmp_path):
+    x, y = np.random.default_rng(0).standard_normal((30, 3)), np.arange(30) % 2
+    np.savez(tmp_path / "d.npz", x=x, y=y, x_test=x, y_test=y)
+    np.savez(tmp_path / "v.npz", x=x, y=y)
+    changes = [f"data.source={tmp_path / 'd.npz'}", f"data.validation={tmp_path / 'v.npz'}"]
+    changes += ["model=[{dense: 2}, softmax]", "epochs=1", "shards=1"]
+    options = [word for change in changes for word in ("--set", change)]
+    distbp("train", *options, "--engine", "local", "--out", tmp_path / "run")
+    (tmp_path / "v.npz").unlink()
+    for part in ([], ["--part", "test"]):
+        figures = json.loads(distbp("evaluate", tmp_path / "run", tmp_path / "d.npz", *part).stdout)
+        assert figures == result(tmp_path / "run")["test"]
