@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from distbp.data.columns import Columns, column_name
-from distbp.data.sparse import Matrix, SparseRows
+from distbp.data.sparse import Matrix, SparseRows, in_sequence
 from distbp.errors import InputError
 
 EXACT = 2**53
 """Up to it, float64 holds every integer."""
 
-_BLOCK = 1 << 22  # entries looked at together
+_BLOCK = 1 << 17  # entries looked at together: they stay in cache
 _BLOCK_ROWS = 8192
 _TEXT = "number them, as with np.unique(..., return_inverse=True), or make a column of 0 and 1 for each value"
 REMEDIES = {
@@ -70,7 +70,7 @@ def check_numbers(
     n_block = max(1, min(_BLOCK_ROWS, _BLOCK // max(1, math.prod(x.shape[1:]))))
     for start in range(0, len(rows), n_block):
         block = rows[start : start + n_block]
-        part = x.take(block) if isinstance(x, SparseRows) else np.asarray(x[block]).reshape(len(block), -1)
+        part = x.take(block) if isinstance(x, SparseRows) else np.asarray(x[in_sequence(block)]).reshape(len(block), -1)
         read(part)
         values = part.data if isinstance(part, SparseRows) else part
         for bad, expected, remedy in _faults(values, dtype, exact):
@@ -87,9 +87,11 @@ def _faults(
 ) -> Iterator[tuple[np.ndarray, str, str]]:
     """Yield which of ``values`` cannot be taken, what is expected instead, and what to do."""
     if values.dtype.kind == "f":
-        fitting = np.abs(values) <= np.finfo(min(dtype, values.dtype)).max
-        if fitting.all():
-            return
+        largest = np.finfo(min(dtype, values.dtype)).max
+        with np.errstate(invalid="ignore"):
+            if values.size == 0 or (values.min() >= -largest and values.max() <= largest):  # neither, if one is NaN
+                return
+        fitting = np.abs(values) <= largest
         yield ~np.isfinite(values), "finite numbers", "clean the data, for example by leaving that row out"
         yield ~fitting, f"numbers in the range of {dtype}", "scale them down beforehand, or set dtype: float64"
     elif values.dtype.kind in "iu" and exact is not None:

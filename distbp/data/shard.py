@@ -10,9 +10,17 @@ import numpy as np
 from distbp.data.dataset import Rows
 from distbp.data.numbers import check_numbers
 from distbp.data.scaling import Scaling
-from distbp.data.sparse import Matrix, SparseRows
+from distbp.data.sparse import Matrix, SparseRows, in_sequence
 
 _BLOCK_ROWS = 1024
+
+
+def copy_rows(source: np.ndarray, places: np.ndarray | slice, out: np.ndarray) -> None:
+    """Write the rows at ``places`` of ``source`` into ``out``."""
+    if isinstance(places, slice):
+        out[...] = source[places]
+    else:
+        source.take(places, 0, out, "clip")
 
 
 class Features:
@@ -78,20 +86,20 @@ class Features:
             self._read(slice(start, start + _BLOCK_ROWS), x[start : start + _BLOCK_ROWS])
         self.x, self.source = x, None
 
-    def read(self, places: np.ndarray, x: np.ndarray) -> None:
+    def read(self, places: np.ndarray | slice, x: np.ndarray) -> None:
         """Write the features at ``places`` of these rows into ``x``."""
         if self.x is None:
             self._read(places, x)
         else:
-            self.x.take(places, 0, x, "clip")
+            copy_rows(self.x, places, x)
 
     def _read(self, places: np.ndarray | slice, x: np.ndarray) -> None:
-        source, index = self.source, self.index[places]
+        source, index = self.source, in_sequence(self.index[places])
         assert source is not None
         if self.scaling is not None:
             self.scaling.apply(source[index], x)
         elif isinstance(source, np.ndarray) and source.dtype == x.dtype:
-            source.take(index, 0, x, "clip")
+            copy_rows(source, index, x)
         else:
             x[...] = source[index]
 
@@ -150,7 +158,7 @@ class Shard(Features):
             tell(targets)
             self.digest = told.hexdigest()
 
-    def gather(self, places: np.ndarray, x: np.ndarray, t: np.ndarray) -> None:
+    def gather(self, places: np.ndarray | slice, x: np.ndarray, t: np.ndarray) -> None:
         """Write the features and targets at ``places`` of this shard into ``x`` and ``t``."""
-        self.targets.take(places, 0, t, "clip")
+        copy_rows(self.targets, places, t)
         self.read(places, x)

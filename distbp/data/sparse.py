@@ -85,3 +85,10 @@ class SparseRows:
 
 Matrix = np.ndarray | SparseRows
 """Features as they lie in memory or in a file."""
+
+
+def in_sequence(places: np.ndarray) -> np.ndarray | slice:
+    """Return ``places``, as a slice if each is the one after that before it: an array need not be copied then."""
+    if len(places) and places[-1] - places[0] == len(places) - 1 and (places[1:] > places[:-1]).all():
+        return slice(int(places[0]), int(places[-1]) + 1)
+    return places

@@ -6,6 +6,9 @@ two chains instead of one; and a single row is a matter of another routine. So r
 fixed sizes, filled up where rows are missing. In which places of a block a row gets the same bits is measured, once for
 a network; places that agree are a group. Which group a row goes to follows from its content. So its outputs have the
 same bits, whatever rows come with it.
+
+A small block may meet another kernel in one layer only, mostly in a narrow one: that layer then computes more rows than
+the block has.
 """
 
 from __future__ import annotations
@@ -26,13 +29,14 @@ from distbp.randomness import generator
 if TYPE_CHECKING:
     from distbp.nn.sequential import Sequential
 
-SIZES = (960, 240, 48, 24, 12)
+SIZES = (960, 240, 120, 48, 24, 12)
 """Rows of a block: multiples of what kernels work on at a time, such as 4, 8 and 12."""
 
 _MOST_NUMBERS = 1 << 18  # in what a layer takes or gives for a block: that stays in cache, and calls are few
 _WIDE_ROWS = 240  # of a block, however wide the layers are: with less, products take longer
 _LEAST_SHARE = 1 / 8  # of the places of a block; smaller groups stay empty
-_FULL = 0.9  # a block that is filled so far is better than several smaller ones
+_CALLS = 1 << 20  # multiplications that take about as long as the calls for a block
+_PACKING = 64  # rows whose products take about as long as reading and packing the weights for a block
 _LEAST_TRIALS, _LEAST_NUMBERS = 2, 64  # rows by which places are compared, and numbers that these are to have in all
 _MOST_PROBED = 1 << 26  # numbers in the rows that a layer is probed with, if more than the least are wanted
 _N_DRAWN = (1 << 16) + 1  # weights, one after another, again and again
@@ -47,10 +51,29 @@ def row_keys(x: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Block:
-    """The row in each place of a block, and the places that count; the others are filled up with any row."""
+    """Some rows in a block of ``size`` places.
 
-    rows: np.ndarray
-    counted: np.ndarray
+    Attributes
+    ----------
+    rows:
+        The row in each place, from the first on; places after these hold anything.
+    counted:
+        The places that count; others hold a row that is there already.
+    """
+
+    size: int
+    rows: np.ndarray | slice
+    counted: np.ndarray | slice
+
+    @property
+    def n_filled(self) -> int:
+        """How many places, from the first on, are given a row."""
+        return self.rows.stop - self.rows.start if isinstance(self.rows, slice) else len(self.rows)
+
+    @property
+    def own_rows(self) -> np.ndarray | slice:
+        """The row in each place that counts."""
+        return self.rows if isinstance(self.rows, slice) else self.rows[self.counted]
 
 
 class RowBlocks:
@@ -82,33 +105,64 @@ class RowBlocks:
         self._candidates = [n for n in SIZES if n <= most] or [SIZES[-1]]
         self.n_rows = self._candidates[0]
         n_features = math.prod(network.input_shape)
+        self._overhead = _PACKING + _CALLS / max(1, network.layout.n_parameters)  # of a block, in rows
         self.columns = np.linspace(0, n_features - 1, min(n_features, _KEY_COLUMNS)).astype(np.intp)
+
+    @functools.cached_property
+    def _signatures(self) -> list[dict[int, np.ndarray]]:
+        return _signatures(self.network, self._candidates, self.lap)
+
+    @functools.cached_property
+    def layer_rows(self) -> dict[int, list[int]]:
+        """For each size, how many rows each layer computes: the least that meet no kernels but those of the largest."""
+        known = [np.unique(of_layer[self.n_rows]) for of_layer in self._signatures]
+        return {
+            size: [
+                min(n for n in self._candidates if n >= size and np.isin(of_layer[n][:size], kinds).all())
+                for of_layer, kinds in zip(self._signatures, known, strict=True)
+            ]
+            for size in self._candidates
+        }
 
     @functools.cached_property
     def groups(self) -> list[dict[int, np.ndarray]]:
         """For each group, its places in a block of each size that is used."""
-        signatures = _signatures(self.network, self._candidates, self.lap)
+        signatures = {size: np.zeros(size, np.uint64) for size in self._candidates}
+        for size, signature in signatures.items():
+            for of_layer, n in zip(self._signatures, self.layer_rows[size], strict=True):
+                signature *= _ODD
+                signature += of_layer[n][:size]
         largest = signatures[self.n_rows]
         kinds, counts = np.unique(largest, return_counts=True)
         is_common = counts >= _LEAST_SHARE * self.n_rows
         common = kinds[is_common] if is_common.any() else kinds[[np.argmax(counts)]]
-        sizes = [n for n in self._candidates if np.isin(common, signatures[n]).all()]
-        return [{n: np.flatnonzero(signatures[n] == kind) for n in sizes} for kind in common]
+        sizes = [size for size in self._candidates if np.isin(common, signatures[size]).all()]
+        return [{size: np.flatnonzero(signatures[size] == kind) for size in sizes} for kind in common]
 
     def blocks(self, keys: np.ndarray) -> Iterator[Block]:
         """Return the blocks for rows with these ``row_keys`` (n,)."""
         members = self._members(keys)
-        for n in self.groups[0]:
-            rooms = [len(group[n]) for group in self.groups]
-            enough = 0.0 if n == min(self.groups[0]) else _FULL  # the smallest takes whatever is left
-            while any(len(rows) > enough * room for rows, room in zip(members, rooms, strict=True)):
+        sizes = list(self.groups[0])
+        for size, smaller in zip(sizes, [*sizes[1:], 0], strict=True):
+            rooms = [len(group[size]) for group in self.groups]
+            while (most := max(len(rows) / room for rows, room in zip(members, rooms, strict=True))) > 0:
+                n_smaller = math.ceil(min(most, 1.0) * size / smaller) if smaller else 1
+                if n_smaller * (smaller + self._overhead) < size + self._overhead and smaller:
+                    break
                 taken = [rows[:room] for rows, room in zip(members, rooms, strict=True)]
-                places = [group[n][: len(rows)] for group, rows in zip(self.groups, taken, strict=True)]
                 members = [rows[room:] for rows, room in zip(members, rooms, strict=True)]
-                rows, counted = np.concatenate(taken), np.concatenate(places)
-                block = np.full(n, rows[0])
-                block[counted] = rows
-                yield Block(block, counted)
+                yield self._block(size, taken)
+
+    def _block(self, size: int, taken: list[np.ndarray]) -> Block:
+        """Return the block of ``size`` in which the rows of each group are these."""
+        places = [group[size][: len(rows)] for group, rows in zip(self.groups, taken, strict=True)]
+        if len(taken) == 1 and places[0][-1] == len(places[0]) - 1:  # one after another, both of them
+            rows = taken[0]
+            return Block(size, slice(int(rows[0]), int(rows[-1]) + 1), slice(0, len(rows)))
+        rows, counted = np.concatenate(taken), np.concatenate(places)
+        block = np.full(size, rows[0])
+        block[counted] = rows
+        return Block(size, block, counted)
 
     def _members(self, keys: np.ndarray) -> list[np.ndarray]:
         """Return the rows that go to each group, which has so large a share of them as of the places of a block."""
@@ -125,14 +179,14 @@ def _hashed(x: np.ndarray) -> np.ndarray:
     return np.add.reduce(bits * (np.arange(1, 2 * bits.shape[1], 2, dtype=np.uint64) * _ODD), axis=1)
 
 
-def _signatures(network: Sequential, sizes: list[int], lap: Callable[[], None]) -> dict[int, np.ndarray]:
-    """Return, for each size, a number for each place of a block, made of the bits that the same rows get there.
+def _signatures(network: Sequential, sizes: list[int], lap: Callable[[], None]) -> list[dict[int, np.ndarray]]:
+    """Return, for each layer and each size, a number for each place, made of the bits that the same rows get there.
 
     Each layer is probed by itself, so that it takes the memory of one layer. A layer that takes no random numbers is
     left out: it looks something up.
     """
-    signatures = {n: np.zeros(n, np.uint64) for n in sizes}
     drawn = 0.1 * generator(0, "row blocks", "weights").standard_normal(_N_DRAWN).astype(network.layout.dtype)
+    of_layers = []
     for i, layer in enumerate(network.layers):
         probe = type(network)(dataclasses.replace(layer))
         layout = probe.build(network.shapes[i], network.layout.dtype)
@@ -140,10 +194,11 @@ def _signatures(network: Sequential, sizes: list[int], lap: Callable[[], None]) 
         weights[...] = np.resize(drawn, layout.size)
         probe.bind(weights, max(sizes), backward=False)
         probe.settle()
-        for n in sizes:
-            with suppress(IndexError, ValueError, TypeError, KeyError):
-                signatures[n] = signatures[n] * _ODD + _signatures_of_layer(probe, n, sum(sizes), i, lap)
-    return signatures
+        signatures = {n: np.zeros(n, np.uint64) for n in sizes}
+        with suppress(IndexError, ValueError, TypeError, KeyError):
+            signatures = {n: _signatures_of_layer(probe, n, sum(sizes), i, lap) for n in sizes}
+        of_layers.append(signatures)
+    return of_layers
 
 
 def _signatures_of_layer(probe: Sequential, n: int, n_in_all: int, number: int, lap: Callable[[], None]) -> np.ndarray:

@@ -110,6 +110,7 @@ class Sequential:
             if isinstance(below, Dense) and isinstance(layer, Activation):
                 layer.follow(below)
         self.n_rows = -1
+        self._rooms: dict[int, np.ndarray] = {}  # for each layer that computes more rows than it is given
 
     def gradient(self, vector: np.ndarray) -> Gradient:
         """Return ``vector`` with the views that ``use`` needs."""
@@ -184,6 +185,28 @@ class Sequential:
         for layer in self.layers:
             x = layer.forward(x)
         return x
+
+    def in_block(self, x: np.ndarray, layer_rows: Sequence[int], *, logits: bool) -> np.ndarray:
+        """Return the outputs for the rows ``x``, or what the loss takes, where layer i computes ``layer_rows[i]`` rows.
+
+        Rows that a layer is not given hold anything.
+        """
+        layers = self.logit_layers if logits else self.layers
+        for i, (layer, n_rows) in enumerate(zip(layers, layer_rows, strict=False)):
+            if len(x) < n_rows:
+                x = self._filled_up(i, x, n_rows)
+            layer.resize(n_rows)
+            x = layer.forward(x[:n_rows])
+        self.n_rows = -1
+        return x
+
+    def _filled_up(self, i: int, x: np.ndarray, n_rows: int) -> np.ndarray:
+        """Return the rows ``x``, and after them others that layer ``i`` was given before, or zeros."""
+        room = self._rooms.get(i)
+        if room is None or len(room) < n_rows:
+            room = self._rooms[i] = np.zeros((n_rows, *x.shape[1:]), x.dtype)
+        room[: len(x)] = x
+        return room[:n_rows]
 
     def first_not_finite(self, x: np.ndarray) -> str | None:
         """Return the first layer whose output for the rows ``x`` is not finite everywhere; None where all are."""

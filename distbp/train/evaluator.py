@@ -54,7 +54,7 @@ class Evaluator:
         self.blocks = RowBlocks(network, row_limit, lambda: self.phases.lap("forward"))
         self.n_rows = max(self.blocks.n_rows, at_least)
         loss.allocate(self.n_rows, network.output_shape[0], network.layout.dtype)
-        self.x = np.empty((self.n_rows, *network.input_shape), network.layout.dtype)
+        self.x = np.zeros((self.n_rows, *network.input_shape), network.layout.dtype)
         self.t = loss.t
         self.lock = threading.RLock()
         self._plans: WeakKeyDictionary[Features, list[Block]] = WeakKeyDictionary()
@@ -84,12 +84,11 @@ class Evaluator:
         self.network.settle()
         tally = np.zeros(len(TALLY))
         for block in self._plan(rows):
-            n = len(block.rows)
-            x, t = self.x[:n], self.t[:n]
-            rows.gather(block.rows, x, t)
-            z = self.network.logits(x)
-            if len(block.counted) < n:
-                z, t = z[block.counted], t[block.counted]
+            n = block.n_filled
+            t = self.t[:n]
+            rows.gather(block.rows, self.x[:n], t)
+            z = self._compute(block, logits=True)
+            t = t[block.counted]
             tally += (self.loss.forward(z, t), len(z), self.loss.correct(z, t))
             self.phases.lap("forward")
         return tally
@@ -99,8 +98,11 @@ class Evaluator:
         self.network.settle()
         y = np.empty((len(rows), *self.network.output_shape), self.network.layout.dtype)
         for block in self._plan(rows):
-            x = self.x[: len(block.rows)]
-            rows.read(block.rows, x)
-            outputs = self.network.logits(x) if logits else self.network.outputs(x)
-            y[block.rows[block.counted]] = outputs[block.counted]
+            rows.read(block.rows, self.x[: block.n_filled])
+            y[block.own_rows] = self._compute(block, logits=logits)
         return y
+
+    def _compute(self, block: Block, *, logits: bool) -> np.ndarray:
+        """Return the outputs for those rows of ``block``, read into ``x``, that count."""
+        layer_rows = self.blocks.layer_rows[block.size]
+        return self.network.in_block(self.x[: layer_rows[0]], layer_rows, logits=logits)[block.counted]

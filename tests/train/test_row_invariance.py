@@ -13,8 +13,10 @@ from threadpoolctl import threadpool_limits
 
 from distbp import Model, Recipe, Trainer, nn
 from distbp.data import RowForm, Rows, Scaling
+from distbp.data.shard import Features
 from distbp.nn import LAYERS, LOSSES, RowBlocks, aligned_zeros, row_keys
 from distbp.nn.row_blocks import SIZES
+from distbp.train.evaluator import Evaluator
 
 ELEMENTWISE = sorted(name for name, layer in LAYERS.items() if layer.is_activation and name != "softmax")
 
@@ -140,38 +142,40 @@ class Placed(nn.Layer):
 
 @pytest.fixture(params=["none", "half", "end", "small", "every"])
 def places(request):
-    """A layer that has such places, and how many groups of them are to be found."""
-    differs, n_groups = {
-        "none": (lambda n: np.arange(n) < 0, 1),
-        "half": (lambda n: np.arange(n) % 12 < 6, 2),
-        "end": (lambda n: np.arange(n) >= n - n % 7, 1),
-        "small": (lambda n: np.arange(n) >= (n > 100) * n, 1),  # small blocks are of no use
-        "every": (lambda n: np.arange(n) % 24 < 4, 2),
+    """A layer that has such places, how many groups are to be found, and the rows it computes for a single one."""
+    differs, n_groups, least_rows = {
+        "none": (lambda n: np.arange(n) < 0, 1, 12),
+        "half": (lambda n: np.arange(n) % 12 < 6, 2, 12),
+        "end": (lambda n: np.arange(n) >= n - n % 7, 1, 12),
+        "small": (lambda n: np.arange(n) >= (n > 100) * n, 1, 120),  # another kernel for few rows
+        "every": (lambda n: np.arange(n) % 24 < 4, 2, 12),
     }[request.param]
     kind = type("Place" + request.param.title(), (Placed,), {"differs": staticmethod(differs)})
-    yield kind(), n_groups
+    yield kind(), n_groups, least_rows
     del LAYERS[kind.name]
 
 
 def test_groups_of_places_are_found_and_rows_stay_in_theirs(places):
-    layer, n_groups = places
-    network = nn.Sequential(layer)
+    layer, n_groups, least_rows = places
+    network, loss = nn.Sequential(nn.Tanh(), layer, nn.Tanh()), LOSSES["squared_error"]()
     network.build((3,), np.dtype(np.float32))
-    blocks = RowBlocks(network)
+    network.fuse(loss)
+    evaluator = Evaluator(network, loss, None)
+    blocks = evaluator.blocks
     assert len(blocks.groups) == n_groups
     network.bind(aligned_zeros(0, np.dtype(np.float32)), blocks.n_rows, backward=False)
 
     def compute(x):
-        y = np.full_like(x, np.nan)
-        for block in blocks.blocks(row_keys(x)):
-            network.resize(len(block.rows))
-            y[block.rows[block.counted]] = network.layers[0].forward(x[block.rows])[block.counted]
-        return y
+        features = Features(Rows(x, np.zeros(len(x))), np.arange(len(x)), np.dtype(np.float32))
+        features.prepare(None)
+        return evaluator.outputs(features)
 
     x = rows(1000, 3).astype(np.float32)
     y = compute(x)
     for n, start in itertools.product((1, 5, 50, 250), (0, 100, 700)):
         np.testing.assert_array_equal(compute(x[start : start + n]), y[start : start + n])
+    (block,) = blocks.blocks(row_keys(x[:1]))
+    assert blocks.layer_rows[block.size] == [block.size, least_rows, block.size]
 
 
 def test_every_row_is_in_one_block_once_and_few_places_stay_empty():
@@ -180,10 +184,18 @@ def test_every_row_is_in_one_block_once_and_few_places_stay_empty():
     blocks = RowBlocks(network)
     for n in (1, 11, 12, 13, 100, 3000):
         plan = list(blocks.blocks(row_keys(rows(n, 64).astype(np.float32))))
-        counted = np.concatenate([block.rows[block.counted] for block in plan])
+        counted = np.concatenate([np.arange(n)[block.own_rows] for block in plan])
         np.testing.assert_array_equal(np.sort(counted), np.arange(n))
-        assert {len(block.rows) for block in plan} <= set(SIZES)
-    assert sum(len(block.rows) for block in plan) < 1.06 * 3000
+        assert {block.size for block in plan} <= set(SIZES)
+    assert sum(block.size for block in plan) < 1.06 * 3000
+
+
+def test_a_network_that_is_not_small_computes_few_rows_more_than_it_is_given():
+    blocks = model((300, 1000, 1))._evaluator.blocks
+    for n in (1, 3, 30, 100, 200, 1000):
+        plan = list(blocks.blocks(row_keys(rows(n, 300).astype(np.float32))))
+        assert sum(block.size for block in plan) <= 1.2 * n + 24
+        assert len(plan) <= 2 + n // 120
 
 
 def test_rows_of_few_numbers_other_than_zero_fill_the_places_of_all_groups():
@@ -191,7 +203,7 @@ def test_rows_of_few_numbers_other_than_zero_fill_the_places_of_all_groups():
     x = scipy.sparse.random_array((2000, 5000), density=0.002, format="csr", rng=0)
     evaluator = trained._evaluator
     features = trained._features(x)
-    assert sum(len(block.rows) for block in evaluator._plan(features)) < 1.15 * 2000
+    assert sum(block.size for block in evaluator._plan(features)) < 1.15 * 2000
     y = trained.predict(x)
     np.testing.assert_array_equal(trained.predict(x[3:4]), y[3:4])
     np.testing.assert_array_equal(trained.predict(x.toarray() * -1.0 * -1.0 - 0.0), y)
