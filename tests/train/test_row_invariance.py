@@ -140,6 +140,9 @@ class Placed(nn.Layer):
         return dy
 
 
+del LAYERS[Placed.name]  # only those derived from it are layers
+
+
 @pytest.fixture(params=["none", "half", "end", "small", "every"])
 def places(request):
     """A layer that has such places, how many groups are to be found, and the rows it computes for a single one."""
@@ -215,22 +218,21 @@ def test_negative_zeros_are_zeros():
     np.testing.assert_array_equal(trained.predict(x), trained.predict(scipy.sparse.csr_array(x)))
 
 
-class Lookup(nn.Layer):
-    """y = table[x] for codes 0 and 1: takes no other numbers."""
-
-    def forward(self, x):
-        np.copyto(self.y, np.array([0.5, 2.0], x.dtype)[x.astype(np.intp)])
-        return self.y
-
-    def backward(self, dy):
-        return dy
-
-
 def test_a_layer_that_takes_no_random_numbers_is_evaluated_all_the_same():
+    class Lookup(nn.Layer):
+        """y = table[x] for codes 0 and 1: takes no other numbers."""
+
+        def forward(self, x):
+            np.copyto(self.y, np.array([0.5, 2.0], x.dtype)[x.astype(np.intp)])
+            return self.y
+
+        def backward(self, dy):
+            return dy
+
     x = np.random.default_rng(0).integers(0, 2, (300, 6))
     trainer = Trainer([Lookup(), nn.Dense(32), nn.ReLU(), nn.Dense(2), nn.Softmax()], epochs=1, shards=2)
     try:
         trainer.fit(x, x[:, 0])
         np.testing.assert_array_equal(trainer.predict(x[:1]), trainer.predict(x)[:1])
     finally:
-        del LAYERS["lookup"]
+        del LAYERS[Lookup.name]
