@@ -27,6 +27,7 @@ class Activation(Layer):
     """
 
     is_activation: ClassVar[bool] = True
+    is_stackable: ClassVar[bool] = True
     slope_dtype: ClassVar[type | None] = None
     n_scratch: ClassVar[int] = 0
     """How many scratch blocks ``apply`` needs."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -33,6 +34,7 @@ class Dense(Layer):
     init: str | None = None
     bias: bool = True
     bias_init: str = BIAS
+    is_stackable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,15 +68,30 @@ class Dense(Layer):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         self.x = x
-        np.dot(x, self.weight.W.T, out=self.y)  # (batch, n_out)
+        if self.n_shards == 1:
+            np.dot(x, self.weight.W.T, out=self.y)  # (batch, n_out)
+        else:
+            np.matmul(self.by_shard(x), self.weight.W.T, out=self.by_shard(self.y))  # the same products, in one call
         if self.adds_bias:
             np.add(self.y, self.weight.b, out=self.y)
         return self.y
 
     def backward(self, dy: np.ndarray) -> np.ndarray | None:
+        if self.n_shards > 1:
+            return self._backward_by_shard(dy)
         np.dot(dy.T, self.x, out=self.gradient.W)  # (n_out, n_in)
         if self.bias:
             np.dot(self.ones, dy, out=self.gradient.b)  # the sum over the batch
         if self.dx is None:
             return None
         return np.dot(dy, self.weight.W, out=self.dx)  # (batch, n_in)
+
+    def _backward_by_shard(self, dy: np.ndarray) -> np.ndarray | None:
+        dys = self.by_shard(dy)  # (n_shards, batch, n_out)
+        np.matmul(dys.transpose(0, 2, 1), self.by_shard(self.x), out=self.gradient.W)  # (n_shards, n_out, n_in)
+        if self.bias:
+            np.matmul(self.ones[None, : dys.shape[1]], dys, out=self.gradient.b[:, None, :])
+        if self.dx is None:
+            return None
+        np.matmul(dys, self.weight.W, out=self.by_shard(self.dx))
+        return self.dx

@@ -20,6 +20,7 @@ class Dropout(Layer):
 
     rate: float
     is_random: ClassVar[bool] = True
+    is_stackable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,7 +39,8 @@ class Dropout(Layer):
         if self.generator is None:
             return x
         scale = self.scale
-        self.generator.random(dtype=scale.dtype.type, out=scale)
+        for generator, part in zip(self.generators, self.by_shard(scale), strict=True):
+            generator.random(dtype=scale.dtype.type, out=part)
         np.greater_equal(scale, self.rate, out=scale)
         np.multiply(scale, 1.0 / (1.0 - self.rate), out=scale)
         return np.multiply(x, scale, out=self.y)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from distbp.nn.layer import Layer, Shape
 @dataclass(eq=False)
 class Flatten(Layer):
     """y = x with each row as a vector;  x (batch, ...), y (batch, n).  Nothing is copied."""
+
+    is_stackable: ClassVar[bool] = True
 
     def output_shape(self, shape: Shape) -> Shape:
         return (math.prod(shape),)

@@ -39,7 +39,7 @@ def check_layer(layer: Layer, input_shape: Shape, *, n_rows: int = 4, seed: int 
     r = rng.standard_normal((n_rows, *network.output_shape))
 
     def loss() -> float:
-        network.randomise(seed)  # the same draws each time
+        network.randomise(seed, [0], 0)  # the same draws each time
         return float(np.sum(r * layer.forward(x.copy())))
 
     loss()
@@ -63,7 +63,7 @@ def check_loss(loss: Loss, *, n_rows: int = 4, n_out: int = 3, seed: int = 0, to
     t = loss.targets(loss.example(rng, n_rows, n_out), n_out, _FLOAT64)
     z = rng.standard_normal((n_rows, n_out))
     loss.forward(z, t)
-    _compare(f"{loss}: dL/dz", loss.dz.copy(), z, lambda: loss.forward(z, t), tolerance)
+    _compare(f"{loss}: dL/dz", loss.dz.copy(), z, lambda: float(np.sum(loss.forward(z, t))), tolerance)
 
 
 def _compare(what: str, analytic: np.ndarray, x: np.ndarray, f: Callable[[], float], tolerance: float) -> None:

@@ -62,6 +62,12 @@ class Layer(Options, ABC):
     is_activation: ClassVar[bool] = False
     is_random: ClassVar[bool] = False
     """Whether ``forward`` draws from ``self.generator`` (None outside training)."""
+    is_stackable: ClassVar[bool] = False
+    """Whether it takes the rows of ``self.n_shards`` shards, as many of each, one shard after another.
+
+    Without parameters and draws, a layer that treats each row by itself may say so. Views of gradients then have an
+    axis more in front, that of shards, and ``self.generators`` are those of the shards.
+    """
 
     def __init_subclass__(cls) -> None:
         cls.name = snake_case(cls.__name__)
@@ -91,6 +97,12 @@ class Layer(Options, ABC):
         self.weight = SimpleNamespace()
         self.gradient = SimpleNamespace()
         self.generator: np.random.Generator | None = None
+        self.generators: list[np.random.Generator] = []
+        self.n_shards = 1
+
+    def by_shard(self, rows: np.ndarray) -> np.ndarray:
+        """Return a view of ``rows`` (n_shards * batch, ...) by shard (n_shards, batch, ...)."""
+        return rows.reshape(self.n_shards, len(rows) // self.n_shards, *rows.shape[1:])
 
     def hold(self, name: str, n_rows: int, shape: Shape, dtype: np.dtype) -> np.ndarray:
         """Return a buffer (n_rows, *shape) for the attribute ``name``; ``resize`` keeps it as long as the batch."""

@@ -52,8 +52,8 @@ class Loss(Options, ABC):
         self.scratch = np.empty((n_rows, n_out), dtype)
 
     @abstractmethod
-    def forward(self, z: np.ndarray, t: np.ndarray) -> float:
-        """Return the sum of the losses of all rows; write dL/dz into ``self.dz[:len(z)]``."""
+    def forward(self, z: np.ndarray, t: np.ndarray) -> np.ndarray:
+        """Return the loss of each row (batch,); write the derivative of their sum into ``self.dz[:len(z)]``."""
 
     def classes(self, z: np.ndarray) -> np.ndarray:
         """Return the class of each row (batch,), or which classes it has (batch, n_out).
@@ -83,11 +83,11 @@ class SquaredError(Loss):
     def targets(self, y: np.ndarray, n_out: int, dtype: np.dtype, numbers: np.ndarray | None = None) -> np.ndarray:
         return _matrix(y, n_out, dtype)
 
-    def forward(self, z: np.ndarray, t: np.ndarray) -> float:
+    def forward(self, z: np.ndarray, t: np.ndarray) -> np.ndarray:
         dz, scratch = self.dz[: len(z)], self.scratch[: len(z)]
         np.subtract(z, t, out=dz)
         np.multiply(dz, dz, out=scratch)
-        return 0.5 * float(np.add.reduce(scratch, axis=None, dtype=np.float64))
+        return 0.5 * np.add.reduce(scratch, axis=1, dtype=np.float64)
 
     @classmethod
     def example(cls, rng: np.random.Generator, n_rows: int, n_out: int) -> np.ndarray:
@@ -114,14 +114,14 @@ class BinaryCrossEntropy(Loss):
             raise InputError("labels in [0, 1]", given, remedy)
         return t
 
-    def forward(self, z: np.ndarray, t: np.ndarray) -> float:
+    def forward(self, z: np.ndarray, t: np.ndarray) -> np.ndarray:
         dz, scratch = self.dz[: len(z)], self.scratch[: len(z)]
         softplus(z, dz, scratch=scratch)
         np.multiply(z, t, out=scratch)
         np.subtract(dz, scratch, out=dz)
-        total = float(np.add.reduce(dz, axis=None, dtype=np.float64))
+        losses: np.ndarray = np.add.reduce(dz, axis=1, dtype=np.float64)
         np.subtract(sigmoid(z, dz), t, out=dz)
-        return total
+        return losses
 
     def classes(self, z: np.ndarray) -> np.ndarray:
         positive = (z > 0.0).astype(np.int64)  # σ(z) > 1/2
@@ -165,7 +165,7 @@ class CategoricalCrossEntropy(Loss):
         self.place = np.empty(n_rows, np.intp)
         self.row = np.empty(n_rows, dtype)
 
-    def forward(self, z: np.ndarray, t: np.ndarray) -> float:
+    def forward(self, z: np.ndarray, t: np.ndarray) -> np.ndarray:
         # Transposed, (n_out, batch): maxima and sums over classes are then few and long loops, along the batch.
         n, n_out = z.shape
         p = self.scratch.reshape(-1)[: n * n_out].reshape(n_out, n)
@@ -177,13 +177,15 @@ class CategoricalCrossEntropy(Loss):
         np.subtract(p, row, p)  # ≤ 0
         picked = flat.take(place)
         np.exp(p, p)
-        np.add.reduce(p, axis=0, out=row)
+        if n > 1:
+            np.add.reduce(p, axis=0, out=row)
+        else:  # NumPy would add up a single column in another order
+            row[0] = np.add.accumulate(flat)[-1]
         np.divide(p, row, p)
         flat[place] -= 1.0
         np.copyto(self.dz[:n], p.T)
         np.log(row, row)
-        np.subtract(row, picked, row)
-        return sum(row.tolist())  # in float64
+        return np.subtract(row, picked, row)
 
     def classes(self, z: np.ndarray) -> np.ndarray:
         return np.argmax(z, axis=1)

@@ -16,7 +16,7 @@ from distbp.nn.initialisers import BETWEEN, ENDS
 from distbp.nn.layer import Layer, Shape
 from distbp.nn.losses import Loss
 from distbp.nn.vector import Layout
-from distbp.randomness import generator
+from distbp.randomness import generator, set_key
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ class Sequential:
         for below, layer in pairwise(self.logit_layers):
             if isinstance(below, Dense) and isinstance(layer, Activation):
                 layer.follow(below)
-        self.n_rows = -1
+        self.n_rows, self.n_shards = -1, 1
+        self._generators: list[list[np.random.Generator]] = [[] for _ in self.layers]
         self._rooms: dict[int, np.ndarray] = {}  # for each layer that computes more rows than it is given
 
     def gradient(self, vector: np.ndarray) -> Gradient:
@@ -154,11 +155,29 @@ class Sequential:
         self.logit_layers = self.layers[:-1] if contained else self.layers
         self.backward_layers = self.logit_layers[self.lowest :][::-1]
 
-    def randomise(self, seed: int, *whom: int) -> None:
-        """Train from now on: give layers that draw at random the generator for ``whom`` (shard, step)."""
+    @property
+    def is_stackable(self) -> bool:
+        """Whether the rows of several shards can be computed together."""
+        return all(layer.is_stackable for layer in self.layers)
+
+    def stack(self, n_shards: int) -> None:
+        """Let the rows from now on be those of so many shards, as many of each, one shard after another."""
+        if n_shards != self.n_shards:
+            self.n_shards = n_shards
+            for layer in self.layers:
+                layer.n_shards = n_shards
+
+    def randomise(self, seed: int, shards: Sequence[int], step: int) -> None:
+        """Train from now on: give layers that draw at random the generators for these ``shards`` at this ``step``."""
         for i, layer in enumerate(self.layers):
             if layer.is_random:
-                layer.generator = generator(seed, layer.name, i, *whom)
+                rekeyed = self._generators[i]
+                while len(rekeyed) < len(shards):
+                    rekeyed.append(generator(0, "unused"))
+                for own, shard in zip(rekeyed, shards, strict=False):
+                    set_key(own, seed, layer.name, i, shard, step)
+                layer.generators = rekeyed[: len(shards)]
+                layer.generator = rekeyed[0]
 
     def settle(self) -> None:
         """Evaluate from now on: nothing is drawn at random."""

@@ -100,8 +100,9 @@ class Layout:
         return sum(segment.size for segment in self.segments)
 
     def views(self, vector: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the named, shaped views of ``vector`` (size,)."""
-        return {s.name: vector[s.offset : s.stop].reshape(s.parameter.shape) for s in self.segments}
+        """Return the named, shaped views of ``vector`` (..., size)."""
+        above = vector.shape[:-1]
+        return {s.name: vector[..., s.offset : s.stop].reshape(*above, *s.parameter.shape) for s in self.segments}
 
     def decayed(self) -> list[tuple[int, int]]:
         """Return the ranges [start, stop) that weight decay applies to: all but the biases."""

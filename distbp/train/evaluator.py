@@ -25,6 +25,11 @@ def metrics(tally: np.ndarray, loss: Loss) -> dict[str, Any]:
     return values
 
 
+def total_loss(losses: np.ndarray) -> float:
+    """Return the sum of the losses of some rows, in float64."""
+    return float(np.add.reduce(losses.astype(np.float64)))
+
+
 class Evaluator:
     """Evaluates a network on rows, in blocks in which the outputs for a row depend on that row alone.
 
@@ -89,7 +94,7 @@ class Evaluator:
             rows.gather(block.rows, self.x[:n], t)
             z = self._compute(block, logits=True)
             t = t[block.counted]
-            tally += (self.loss.forward(z, t), len(z), self.loss.correct(z, t))
+            tally += (total_loss(self.loss.forward(z, t)), len(z), self.loss.correct(z, t))
             self.phases.lap("forward")
         return tally
 
