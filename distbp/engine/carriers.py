@@ -7,12 +7,15 @@ of messages between them, which go from actor to actor.
 from __future__ import annotations
 
 import json
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 from distbp.engine.actor import forget_semaphores
+
+_LOOK_S = 0.05  # how often to look whether an actor has died while others are at work
 
 
 class Carrier(ABC):
@@ -51,9 +54,11 @@ class PlainCalls(Carrier):
         self.calls = [actor.turn.remote(command) for actor in self.actors]
 
     def reports(self, timeout_s: float) -> list[dict[str, Any]] | None:
-        _, late = self.ray.wait(self.calls, num_returns=len(self.calls), timeout=timeout_s)
-        if late:
-            return None
+        until = time.monotonic() + timeout_s
+        while (ready := self._ready(until))[1]:
+            self.ray.get(ready[0])  # ends here if one of them has died, whatever the others are at
+            if time.monotonic() >= until:
+                return None
         reports = [json.loads(report) for report in self.ray.get(self.calls)]
         if any(report["kind"] == "round" for report in reports):
             peers = [report["peers"] for report in reports]
@@ -67,6 +72,12 @@ class PlainCalls(Carrier):
                 if peers[worker]:
                     actor.incoming.remote(*(sent[peer, worker] for peer in peers[worker]))
         return reports
+
+    def _ready(self, until: float) -> tuple[list[Any], list[Any]]:
+        """Wait a moment, at most ``until``; return the calls that have been answered, and those that have not."""
+        timeout_s = max(0.0, min(_LOOK_S, until - time.monotonic()))
+        ready, late = self.ray.wait(self.calls, num_returns=len(self.calls), timeout=timeout_s)
+        return ready, late
 
     def tear_down(self) -> None:
         pass

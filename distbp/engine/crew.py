@@ -9,6 +9,7 @@ same, more slowly.
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -41,6 +42,7 @@ _PING_S = 5.0
 _ROOM_S = 3.0  # how long to wait for room for all before fewer will do
 _LOOK_S = 2.0  # how often to look whether there is room for more, and whether Ray lives
 _END_S = 5.0
+_PAUSE_S = 5.0  # before actors that did not start are started again, and twice as long each time
 
 
 class WorkerLostError(TrainingError):
@@ -65,8 +67,19 @@ class Terms:
         return int(ray.available_resources().get("CPU", 0.0) // self.cpus_per_worker)
 
 
+@dataclass(frozen=True)
+class Member:
+    """An actor, the bundle of resources that it has, and what it says of itself."""
+
+    actor: Any
+    bundle: int
+    hello: dict[str, Any]
+
+
 class Crew:
     """Actors on reserved resources; on exit nothing of them stays.
+
+    Where some are lost, the others go on in their stead, and new ones are started meanwhile (``mend``).
 
     Parameters
     ----------
@@ -115,8 +128,15 @@ class Crew:
         self.actors: list[Any] = []
         self.ends: list[Any] = []  # of the job, one of each actor
         self.group: Any = None
+        self.namespace, self.numbers = f"distbp-{uuid.uuid4().hex[:8]}", itertools.count()
+        self.members: list[Member] = []
+        self.vacant: list[int] = []  # the bundles of those that were lost
+        self.recruits: list[tuple[Any, int, Any]] = []  # actors that start there, bundles, calls that they will answer
+        self.arrived: list[Member] = []  # those who did
+        self.recruits_from, self.pause_s = 0.0, _PAUSE_S
         self.carrier: Carrier | None = None
         self.lost: list[int] = []
+        self.is_growing = False  # whether the job is to stop and go on with more workers
         self.is_orphan = False  # whether the raylet of this process has died: what it asks of Ray now ends it
         self.step, self.told = -1, ""  # what all have done; what others say of those who are lost
 
@@ -134,12 +154,17 @@ class Crew:
         """Whether the actors can stay for another job, once they have ended theirs."""
         return self.carrier is None and not self.lost and not self.is_orphan
 
+    @property
+    def is_short(self) -> bool:
+        """Whether some of its bundles have no actor that works."""
+        return bool(self.vacant or self.recruits or self.arrived)
+
     def renew(self) -> bool:
         """Return whether the actors are ready for another job."""
-        self.step, self.told = -1, ""
+        self.step, self.told, self.is_growing = -1, "", False
         if self.ends and self.ray.wait(self.ends, num_returns=len(self.ends), timeout=self.terms.deadline_s)[1]:
             return False  # somebody is still at work
-        calls = [actor.renew.options(concurrency_group="ping").remote() for actor in self.actors]
+        calls = [actor.renew.remote() for actor in self.actors]  # after the turns that are under way
         try:
             self.ray.get(calls, timeout=self.terms.deadline_s)
         except self.ray.exceptions.RayError:
@@ -172,46 +197,115 @@ class Crew:
             "Ray cluster",
         )
 
-    def _start(self) -> None:
-        """Start the actors, numbered so that those of one machine are neighbours, the parameter server last."""
+    def mend(self, least: int) -> bool:
+        """Return whether those that are left, with those that have come since others were lost, are enough to go on.
+
+        They are then ready for ``renew``.
+        """
+        has_lost_server = self.has_server and self.n_actors - 1 in self.lost
+        if self.carrier is not None or self.is_orphan or has_lost_server:  # actors of a graph end with it
+            return False
+        self._look_for_recruits()
+        kept = [worker for worker in range(self.n_actors) if worker not in self.lost]
+        if not (self.lost or self.arrived) or len(kept) - self.has_server + len(self.arrived) < least:
+            return False
+        calls = [self.actors[worker].abandon.options(concurrency_group="ping").remote() for worker in kept]
+        try:
+            self.ray.get(calls, timeout=self.terms.deadline_s)
+        except self.ray.exceptions.RayError:
+            return False
+        for worker in self.lost:
+            self.ray.kill(self.actors[worker])
+            self.vacant.append(self.members[worker].bundle)
+        self.ends = [self.ends[worker] for worker in kept]
+        members = [self.members[worker] for worker in kept]
+        at = len(members) - self.has_server
+        self._take_in(members[:at] + self.arrived + members[at:])
+        self.lost, self.arrived = [], []
+        return True
+
+    def _recruit(self) -> bool:
+        """Start actors for those that were lost, where that was not done; return whether more have come, and all."""
+        if self.vacant and not self.recruits and time.monotonic() >= self.recruits_from:
+            self.recruits = [(actor := self._actor(bundle), bundle, self._hello(actor)) for bundle in self.vacant]
+            self.vacant = []
+        self._look_for_recruits()
+        return bool(self.arrived) and not self.recruits
+
+    def _look_for_recruits(self) -> None:
+        """Sort those recruits that have come, or have not managed to, from those that still start."""
+        for recruit in list(self.recruits):
+            actor, bundle, call = recruit
+            if not self.ray.wait([call], timeout=0)[0]:
+                continue
+            self.recruits.remove(recruit)
+            try:
+                self.arrived.append(Member(actor, bundle, json.loads(self.ray.get(call))))
+            except self.ray.exceptions.RayError:
+                self.ray.kill(actor)
+                self.vacant.append(bundle)
+                self.recruits_from = time.monotonic() + self.pause_s
+                self.pause_s *= 2
+
+    def _take_in(self, members: list[Member]) -> None:
+        """Number ``members`` so that those of one machine are neighbours, the parameter server last."""
         nodes = self.ray.util.placement_group_table(self.group)["bundles_to_node_id"]
-        server_node = nodes[self.n_actors - 1] if self.has_server else None
-        names = sorted(dict.fromkeys(nodes[b] for b in range(self.n_actors)), key=lambda node: node == server_node)
-        bundles = [b for node in names for b in range(self.n_actors) if nodes[b] == node]
-        self.is_at_home = names == [self.ray.get_runtime_context().get_node_id()] and self.terms.machines is None
-        groups = {"run": 1, "ping": 1, "watch": 1, "push": self.workers}
-        cls = self.ray.remote(concurrency_groups=groups)(RayWorker)
-        namespace = f"distbp-{uuid.uuid4().hex[:8]}"
-        for worker, bundle in enumerate(bundles):
-            strategy = self.ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(self.group, bundle)
-            is_server = self.has_server and worker == self.n_actors - 1
-            options = {
-                "name": "distbp parameter server" if is_server else f"distbp worker {worker}",
-                "namespace": namespace,
-                "num_cpus": self.terms.cpus_per_worker,
-                "scheduling_strategy": strategy,
-            }
-            if self.environment:
-                options["runtime_env"] = {"env_vars": self.environment}
-            self.actors.append(cls.options(**options).remote())
-        hellos = self._hellos()
-        self.names = [f"{w} (machine {h['host']}, process {h['pid']})" for w, h in enumerate(hellos)]
-        own = versions()
-        for name, hello in zip(self.names, hellos, strict=True):
-            for package, version in own.items():
-                if hello["versions"][package] != version:
-                    given = f"{hello['versions'][package]} on worker {name}"
-                    raise InputError(f"{package} {version}, as here", given, "install the same there", "Ray cluster")
+        places = [(nodes[member.bundle], member.hello["identity"]) for member in members]
+        server_place = places[-1] if self.has_server else None
+        order = sorted(dict.fromkeys(places), key=lambda place: place == server_place)
+        at = sorted(range(len(members)), key=lambda i: order.index(places[i]))  # keeps the order within a machine
+        self.members = [members[i] for i in at]
+        self.actors = [member.actor for member in self.members]
+        self.n_actors = len(members)
+        self.workers = self.n_actors - self.has_server
+        self.names = [f"{w} (machine {m.hello['host']}, process {m.hello['pid']})" for w, m in enumerate(self.members)]
         if self.terms.machines is None or sum(self.terms.machines) != self.workers:
-            machines = [(nodes[b], h["identity"]) for b, h in zip(bundles, hellos, strict=True)]
-            self.machines = [machines.count(machine) for machine in dict.fromkeys(machines)]
+            self.machines = [places.count(place) for place in order]
         else:
             self.machines = list(self.terms.machines)
             self.machines[-1] += self.has_server
 
+    def _start(self) -> None:
+        """Start the actors."""
+        nodes = self.ray.util.placement_group_table(self.group)["bundles_to_node_id"]
+        bundles = list(range(self.n_actors))
+        self.is_at_home = set(nodes.values()) == {self.ray.get_runtime_context().get_node_id()} and (
+            self.terms.machines is None
+        )
+        self.actors = [self._actor(bundle) for bundle in bundles]
+        hellos = self._hellos()
+        self._take_in([Member(*member) for member in zip(self.actors, bundles, hellos, strict=True)])
+        own = versions()
+        for name, member in zip(self.names, self.members, strict=True):
+            for package, version in own.items():
+                if member.hello["versions"][package] != version:
+                    given = f"{member.hello['versions'][package]} on worker {name}"
+                    raise InputError(f"{package} {version}, as here", given, "install the same there", "Ray cluster")
+
+    def _actor(self, bundle: int) -> Any:
+        """Start an actor on this bundle of resources."""
+        groups = {"run": 1, "ping": 1, "watch": 1, "push": self.workers}
+        cls = self.ray.remote(concurrency_groups=groups)(RayWorker)
+        is_server = self.has_server and not self.members and bundle == self.n_actors - 1
+        options = {
+            "name": "distbp parameter server" if is_server else f"distbp worker {next(self.numbers)}",
+            "namespace": self.namespace,
+            "num_cpus": self.terms.cpus_per_worker,
+            "scheduling_strategy": self.ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(
+                self.group, bundle
+            ),
+        }
+        if self.environment:
+            options["runtime_env"] = {"env_vars": self.environment}
+        return cls.options(**options).remote()
+
+    @staticmethod
+    def _hello(actor: Any) -> Any:
+        return actor.hello.options(concurrency_group="ping").remote()
+
     def _hellos(self) -> list[dict[str, Any]]:
         """Return what the actors say of themselves; once one has started, the others must soon."""
-        calls = [actor.hello.options(concurrency_group="ping").remote() for actor in self.actors]
+        calls = [self._hello(actor) for actor in self.actors]
         self.names = [str(worker) for worker in range(self.n_actors)]
         started, _ = self.ray.wait(calls, timeout=self.terms.deadline_s * _START_DEADLINES)
         try:
@@ -228,9 +322,9 @@ class Crew:
                 remedy += "; with `bits: portable`, leave out those whose processors have no AVX2 and FMA"
             raise InputError("actors that start", lines[-1], remedy, "Ray cluster") from None
 
-    def perform(self, job: Job[T], watcher: Watcher | None) -> T:
-        """Do ``job``; return its result."""
-        listener = Listener(watcher)
+    def perform(self, job: Job[T], watcher: Watcher | None, begins: Callable[[], None] = lambda: None) -> T:
+        """Do ``job``; return its result. ``begins`` is called when training begins, before ``watcher`` is told."""
+        listener = Listener(watcher, begins)
         try:
             return self._perform(job, listener)
         except WorkerLostError as error:
@@ -297,14 +391,15 @@ class Crew:
         carrier: Carrier = PlainCalls(self.ray, self.actors)
         until, burst, since = 1, 1, time.perf_counter()
         answers: dict[str, Any] = {}
-        n_turns, looked, is_growing = 0, since, False
+        n_turns, looked = 0, since
         while True:
             if time.perf_counter() - looked > _LOOK_S:
                 looked = time.perf_counter()
                 if self.has_died():  # training would go on for a while, and then end without a word
                     raise self._lost(None)
-                is_growing = self.brake.is_manned and self.can_grow(self.workers)
-            brake = self.brake.signal or (GROW if is_growing else 0)
+                can_grow = self._recruit() if self.is_short else self.can_grow(self.workers)
+                self.is_growing = self.brake.is_manned and can_grow
+            brake = self.brake.signal or (GROW if self.is_growing else 0)
             orders = {"until": until, "brake": brake, "forget": carrier.is_nameless}
             carrier.submit(json.dumps(answers | orders).encode())
             if carrier.is_behind:
@@ -407,7 +502,7 @@ class Crew:
         self.is_orphan = self.has_died()
         if self.is_orphan:
             return _ray_died("the Ray of this run")
-        pings = [actor.hello.options(concurrency_group="ping").remote() for actor in self.actors]
+        pings = [self._hello(actor) for actor in self.actors]
         answered = set(self.ray.wait(pings, num_returns=len(pings), timeout=_PING_S)[0])
         lost, who = [], []
         for worker, (name, ping) in enumerate(zip(self.names, pings, strict=True)):
@@ -448,7 +543,7 @@ class Crew:
         if self.actors:  # those that end by themselves clear away their channels
             ends = [actor.__ray_terminate__.remote() for actor in self.actors]
             self.ray.wait(ends, num_returns=len(ends), timeout=_END_S)
-        for actor in self.actors:
+        for actor in [*self.actors, *(actor for actor, *_ in self.recruits), *(m.actor for m in self.arrived)]:
             self.ray.kill(actor)
         if self.group is not None:
             self.ray.util.remove_placement_group(self.group)
@@ -461,8 +556,8 @@ def _ray_died(what: str) -> TrainingError:
 class Listener:
     """Tells a watcher what the worker reports that is told how training goes."""
 
-    def __init__(self, watcher: Watcher | None) -> None:
-        self.watcher = watcher
+    def __init__(self, watcher: Watcher | None, begins: Callable[[], None]) -> None:
+        self.watcher, self.begins = watcher, begins
         self.is_on = False
         self.kept: State | None = None  # the newest checkpoint
 
@@ -473,6 +568,7 @@ class Listener:
         for kind, *values in events:
             if kind == "begin":
                 self.is_on = True
+                self.begins()
                 self.watcher.begin(*values)
             elif kind == "steps":
                 for step in range(values[0], values[1] + 1):

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -25,6 +26,7 @@ from distbp.kernels import portable_environment
 from distbp.train import Engine, Outcome, Training, Watcher
 from distbp.train.exchange import Job
 from distbp.train.pace import GROW
+from distbp.train.state import State
 from distbp.train.training import twice
 
 T = TypeVar("T")
@@ -159,43 +161,51 @@ class RayEngine(Engine):
             raise
 
     def _train(self, job: Training, watcher: Watcher | None) -> Outcome:
-        """Train; where actors are lost or there is room for more, go on with new ones from what the others saved."""
-        said, n_failures, n_in_vain, is_repeated = "", 0, 0, False
+        """Train; where actors are lost or there is room for more, go on from what the others saved."""
+        losses: list[str] = []  # that the watcher has not heard of
+        n_failures, n_in_vain, is_anew, is_repeated = 0, 0, False, False
         while True:
             assert job.protection is not None
             began, protection = time.monotonic(), job.protection
-            least = 1 if said and self.least == self.workers else self.least
+            least = self.fewest if is_anew else self.least
+            may_mend = n_failures < self.max_failures
             try:
-                with self._crew(job, least, is_anew=bool(said)) as crew:
-                    if said and watcher:
-                        step, history = (job.state.step, job.state.history) if job.state else (0, [])
-                        watcher.recovered(said, step, history, crew.workers)
+                with self._crew(job, least, is_anew=is_anew, may_mend=may_mend) as crew:
                     try:
-                        return crew.perform(job, watcher)
+                        return crew.perform(job, watcher, partial(_tell, watcher, losses, job.state, crew))
                     except StoppedError as stopped:
                         if stopped.signal != GROW:
                             raise
-                        said, state = "there is room for more workers", crew.rescued()
+                        losses.append("there is room for more workers")
+                        state = crew.rescued()
                     except DifferenceError as difference:
                         if is_repeated:
                             raise twice(difference) from None
-                        said, state, is_repeated = str(difference), crew.rescued(), True
+                        losses.append(str(difference))
+                        state, is_repeated = crew.rescued(), True
                         protection = protection.after_loss()
             except WorkerLostError as lost:
                 n_failures += 1
                 if n_failures > self.max_failures:
                     raise
-                said, state = lost.who, lost.state
+                losses.append(lost.who)
+                state = lost.state
                 if state is not None:
                     n_in_vain = 0
                 elif n_in_vain := n_in_vain + 1:
                     time.sleep(min(_LONGEST_PAUSE_S, 2.0 ** (n_in_vain - 2)) if n_in_vain > 1 else 0.0)
                 protection = protection.after_loss()
+            is_anew = True
             protection = protection.left_after(time.monotonic() - began)
             job = dataclasses.replace(job, state=state or job.state, protection=protection)
 
+    @property
+    def fewest(self) -> int:
+        """With how many workers training goes on after a loss."""
+        return 1 if self.least == self.workers else self.least
+
     @contextmanager
-    def _crew(self, job: Job[Any], least: int, *, is_anew: bool = False) -> Iterator[Crew]:
+    def _crew(self, job: Job[Any], least: int, *, is_anew: bool = False, may_mend: bool = False) -> Iterator[Crew]:
         """Give the actors for ``job``: those that have stayed, or new ones."""
         recipe = job.recipe if isinstance(job, Training) else None
         has_server = recipe is not None and recipe.wants_server
@@ -220,7 +230,9 @@ class RayEngine(Engine):
             raise
         finally:
             is_whole = crew.can_rest and crew.workers == self.workers
-            if self.n_holders and is_whole and (error is None or isinstance(error, StoppedError)):
+            rests = self.n_holders and is_whole and (error is None or isinstance(error, StoppedError))
+            goes_on = may_mend and (crew.is_growing or isinstance(error, WorkerLostError))
+            if rests or (goes_on and crew.mend(self.fewest)):
                 self.idle = crew
                 _RESTING.add(self)
             else:
@@ -254,6 +266,14 @@ class RayEngine(Engine):
         self.grow_pause_s *= 2
         self.grows_from = now + self.grow_pause_s
         return True
+
+
+def _tell(watcher: Watcher | None, losses: list[str], state: State | None, crew: Crew) -> None:
+    """Tell ``watcher`` of the ``losses`` after which ``crew`` goes on from ``state``."""
+    if losses and watcher is not None:
+        step, history = (state.step, state.history) if state else (0, [])
+        watcher.recovered("; ".join(losses), step, history, crew.workers)
+    losses.clear()
 
 
 def _start(ray: Any, workers: int, cpus_per_worker: float) -> None:

@@ -49,16 +49,30 @@ def test_lost_actors_are_replaced(cluster, long, calm, tmp_path, victims, number
     assert metrics(tmp_path / "run") == metrics(calm)
 
 
-@pytest.mark.parametrize(
-    "workers", [(0, 1, 2), *(pytest.param((worker,), marks=pytest.mark.thorough) for worker in range(3))]
-)
-def test_an_actor_may_die_at_every_phase_of_a_step(recipe, alone, cluster, tmp_path, workers):
-    places = [(phase, 4 + 4 * i, workers[i % len(workers)]) for i, phase in enumerate(PHASES)]
-    faults = [word for phase, step, worker in places for word in ("--fault", f"kill:{phase}:{step}:{worker}")]
+def test_the_others_go_on_at_once_and_new_actors_join_them(cluster, long, tmp_path):
+    changes = ["--set", "epochs=400"]
+    distbp("train", long, "--engine", "local", *changes, "--out", tmp_path / "calm")
+    process = start_training(tmp_path / "run", long, "--address", cluster.address, "--workers", 3, *changes)
+    victim, *others = actors()
+    victim.kill()
+    done = finish(process, 150)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"lost after step \d+.*; going on from step \d+ with 2 workers", done.stdout)
+    assert re.search(r"there is room for more workers; going on from step \d+ with 3 workers", done.stdout)
+    assert not any(f"process {other.pid}" in done.stdout for other in others)
+    compare(result(tmp_path / "run"), result(tmp_path / "calm"))
+
+
+@pytest.mark.parametrize("worker", [0, *(pytest.param(worker, marks=pytest.mark.thorough) for worker in (1, 2))])
+def test_an_actor_may_die_at_every_phase_of_a_step(recipe, alone, cluster, tmp_path, worker):
+    """Worker 0 again and again: in the end there is nobody left, and all are new. Others are lost once in a run."""
+    faults = [["--fault", f"kill:{phase}:{4 + 4 * i}:{worker}"] for i, phase in enumerate(PHASES)]
     options = ["--workers", 3, "--checkpoint-steps", 5, "--max-failures", len(PHASES)]
-    done = distbp("train", recipe, "--address", cluster.address, *options, *faults, "--out", tmp_path / "run")
-    assert done.stdout.count("going on from step") == len(PHASES)
-    compare(result(tmp_path / "run"), alone)
+    for i, some in enumerate([[word for fault in faults for word in fault]] if worker == 0 else faults):
+        out = tmp_path / f"run{i}"
+        done = distbp("train", recipe, "--address", cluster.address, *options, *some, "--out", out)
+        assert len(re.findall(r"lost (after|before) .*; going on from step", done.stdout)) == len(some) // 2
+        compare(result(out), alone)
 
 
 def test_where_machines_see_different_weights_the_steps_since_the_last_copy_are_done_again(
