@@ -12,5 +12,6 @@ export PATH=$ENVIRONMENT/bin:$PATH
 hosts=$(mktemp --tmpdir="$PWD" distbp-hosts.XXXXXX)
 trap 'rm -f "$hosts"' EXIT
 scontrol show hostnames "$SLURM_JOB_NODELIST" | sed "s/$/ slots=$SLURM_NTASKS_PER_NODE/" > "$hosts"
-"$ENVIRONMENT/bin/mpirun" --hostfile "$hosts" -n "$SLURM_NTASKS" --bind-to none \
-    "$ENVIRONMENT/bin/distbp" train "$@" --out "runs/slurm-$SLURM_JOB_ID"
+case " $* " in *" --resume "*) out=() ;; *) out=(--out "runs/slurm-$SLURM_JOB_ID") ;; esac
+"$ENVIRONMENT/bin/mpirun" --with-ft ulfm --hostfile "$hosts" -n "$SLURM_NTASKS" --bind-to none \
+    "$ENVIRONMENT/bin/distbp" train "$@" "${out[@]}"

@@ -22,6 +22,7 @@ if [ "$SLURM_NNODES" -gt 1 ]; then
     others=$((SLURM_NNODES - 1))
     srun --nodes="$others" --ntasks="$others" --exclude="$head" "${start[@]}" --address="$head:$port" &
 fi
-distbp train "$@" --engine ray --address "$head:$port" --deadline 120 \
-    --workers $((SLURM_NNODES * SLURM_CPUS_PER_TASK)) --out "runs/slurm-$SLURM_JOB_ID"
+case " $* " in *" --resume "*) out=() ;; *) out=(--out "runs/slurm-$SLURM_JOB_ID") ;; esac
+distbp train "$@" "${out[@]}" --engine ray --address "$head:$port" --deadline 120 \
+    --workers $((SLURM_NNODES * SLURM_CPUS_PER_TASK))
 # The end of this script ends the raylets with the job.

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -39,9 +39,20 @@ shards: 8
 
 def start(*arguments: object, **options: object) -> subprocess.Popen[str]:
     """Start ``distbp`` with these arguments."""
-    command = [*COMMAND, *map(str, arguments)]
+    return start_program(*COMMAND, *arguments, **options)
+
+
+def start_program(*words: object, **options: object) -> subprocess.Popen[str]:
+    """Start any program."""
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **options)  # type: ignore[call-overload]
+    return subprocess.Popen([*map(str, words)], stdout=pipe, stderr=pipe, text=True, **options)  # type: ignore[call-overload]
+
+
+def under_mpirun(n: int, *words: object, options: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Start a program on ``n`` ranks of an mpirun that is not ours."""
+    beside = Path(sys.executable).parent / "mpirun"
+    mpirun = beside if beside.exists() else shutil.which("mpirun")
+    return start_program(mpirun, "-n", n, "--oversubscribe", "--bind-to", "none", *options, *words)
 
 
 def finish(process: subprocess.Popen[str], timeout_s: float = 150) -> subprocess.CompletedProcess[str]:

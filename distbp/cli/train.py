@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -138,6 +139,7 @@ def train(
     from distbp.cli.workers import joined, launch_if_needed, machine_sizes, worker_range
     from distbp.data import load, name_of
     from distbp.train import Training
+    from distbp.train.exchange import Group
     from distbp.train.fault import Fault
     from distbp.train.pace import Protection
 
@@ -163,5 +165,7 @@ def train(
             )
             if send_data:
                 training = dataclasses.replace(training, dataset=load(recipe.data.source))
+        if isinstance(connected, Group) and not (connected.can_recover or connected.n_workers == 1 or quiet):
+            connected.conclude(lambda: print(f"distbp: if a worker dies, {connected.no_recovery}", file=sys.stderr))
         output = output_of(connected, resume or out, name_of(recipe.data.source), keep, state)
         train_to_the_end(training, connected, output, every=None if quiet else every)

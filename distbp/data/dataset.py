@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,10 +11,14 @@ import numpy as np
 from distbp.data.columns import Columns, in_order
 from distbp.data.form import RowForm
 from distbp.data.numbers import check_kind
-from distbp.data.sparse import Matrix, SparseRows
+from distbp.data.sparse import Matrix, SparseRows, arrays_of, in_sequence
 from distbp.errors import InputError
 
-_SAMPLED = 64  # rows of a part whose numbers are compared between workers
+MOST_BYTES = 1 << 28
+"""Of each part, to tell rows from others."""
+
+_SAMPLED = 64  # rows of each part, if that is more
+_BLOCK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -135,11 +140,24 @@ def check_features(x: Matrix, where: str) -> None:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training part and, where there are such rows, a validation and a test part."""
+    """A training part and, where there are such rows, a validation and a test part.
+
+    Attributes
+    ----------
+    files:
+        Name, size and time of change of the files that the rows come from, as they were when these were opened; empty
+        for rows that were handed over.
+    """
 
     train: Rows
     validation: Rows | None = None
     test: Rows | None = None
+    files: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, parts: Mapping[str, Rows], files: tuple[str, ...] = ()) -> Dataset:
+        """Return the dataset of these ``parts``, by name."""
+        return cls(parts["train"], parts.get("validation"), parts.get("test"), files)
 
     @property
     def parts(self) -> dict[str, Rows]:
@@ -147,14 +165,23 @@ class Dataset:
         all_parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: rows for name, rows in all_parts.items() if rows is not None}
 
-    def digest(self) -> str:
-        """Return what tells these rows from others: a hash of the shapes, and of some rows of each part."""
+    def digest(self, n_bytes: int = 0) -> str:
+        """Return what tells these rows from others: a hash of the shapes, and of all rows of each part.
+
+        Of parts larger than ``n_bytes``, so much is read, spread evenly over the rows; at least a sample.
+        """
         digest = hashlib.sha256()
         for name, rows in self.parts.items():
-            places = rows.index(np.unique(np.linspace(0, len(rows) - 1, _SAMPLED).astype(np.int64)))
             digest.update(f"{name} {len(rows)} {rows.x.shape} {rows.x.dtype} {rows.y.shape} {rows.y.dtype}".encode())
-            for array in (rows.x[places], rows.y[places]):
-                digest.update(np.ascontiguousarray(array).tobytes())
+            row_bytes = -(-sum(array.nbytes for array in (*arrays_of(rows.x), rows.y)) // len(rows.x))
+            n = min(len(rows), max(_SAMPLED, n_bytes // row_bytes))
+            places = rows.index(np.linspace(0, len(rows) - 1, n).astype(np.int64))
+            n_block = max(1, _BLOCK_BYTES // row_bytes)
+            for start in range(0, n, n_block):
+                at = in_sequence(places[start : start + n_block])
+                x = rows.x.take(places[start : start + n_block]) if isinstance(rows.x, SparseRows) else rows.x[at]
+                for array in (*arrays_of(x), rows.y[at]):
+                    digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
 
     def __post_init__(self) -> None:

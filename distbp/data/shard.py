@@ -10,7 +10,7 @@ import numpy as np
 from distbp.data.dataset import Rows
 from distbp.data.numbers import check_numbers
 from distbp.data.scaling import Scaling
-from distbp.data.sparse import Matrix, SparseRows, in_sequence
+from distbp.data.sparse import Matrix, SparseRows, arrays_of, in_sequence
 
 _BLOCK_ROWS = 1024
 
@@ -149,7 +149,7 @@ class Shard(Features):
         told = hashlib.sha256(f"{rows.x.shape[1:]} {rows.x.dtype.str} {targets.dtype.str}".encode())
 
         def tell(part: Matrix) -> None:
-            for array in (part.data, part.indices, part.indptr) if isinstance(part, SparseRows) else (part,):
+            for array in arrays_of(part):
                 told.update(np.ascontiguousarray(array).data)
 
         super().__init__(rows, places, dtype, is_scaled=is_scaled, read=tell if has_digest else lambda _: None)

@@ -56,13 +56,24 @@ def load(source: str | os.PathLike[str]) -> Dataset:
     path = _expanded(source)
     if not path.exists():
         raise InputError(_LAYOUTS, f"none: {source} does not exist", "check the path", "data.source")
+    files = _signs(path)
     if path.is_file() and path.suffix == ".npz":
-        return _from_arrays(read_npz(path), path)
+        return _from_arrays(read_npz(path), path, files)
     if path.is_dir() and (path / "x.npy").exists():
-        return _from_arrays({file.stem: read_npy(file) for file in sorted(path.glob("*.npy"))}, path)
+        arrays = {file.stem: read_npy(file) for file in sorted(path.glob("*.npy"))}
+        return _from_arrays(arrays, path, files)
     if path.is_dir() and _idx_file(path, "train-images"):
-        return _from_idx(path)
+        return _from_idx(path, files)
     raise InputError(_LAYOUTS, f"{str(source)!r}", "put the files under these names", "data.source")
+
+
+def _signs(path: Path) -> tuple[str, ...]:
+    """Return name, size and time of change of a file, or of the files in a folder."""
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    with suppress(OSError):  # one of them has been removed: the rows themselves will tell
+        stats = [(file.name, file.stat()) for file in files]
+        return tuple(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
+    return ()
 
 
 def name_of(source: str) -> str:
@@ -86,7 +97,8 @@ def _digits() -> Dataset:
     arrays = read_npz(_EMBEDDED)
     x, y = arrays["x"].reshape(-1, 64), arrays["y"]
     is_test = np.arange(len(x)) % 5 == 4
-    return Dataset(train=Rows(x[~is_test], y[~is_test], "digits"), test=Rows(x[is_test], y[is_test], "digits"))
+    train, test = Rows(x[~is_test], y[~is_test], "digits"), Rows(x[is_test], y[is_test], "digits")
+    return Dataset(train=train, test=test)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -125,7 +137,7 @@ def read_npy(path: Path) -> np.ndarray:
         ) from None
 
 
-def _from_arrays(arrays: dict[str, np.ndarray], path: Path) -> Dataset:
+def _from_arrays(arrays: dict[str, np.ndarray], path: Path, files: tuple[str, ...]) -> Dataset:
     for name in ("x", "y"):
         if name not in arrays:
             raise InputError(
@@ -147,7 +159,7 @@ def _from_arrays(arrays: dict[str, np.ndarray], path: Path) -> Dataset:
         for part, suffix in _PARTS.items()
         if f"x{suffix}" in arrays
     }
-    return Dataset(**parts)
+    return Dataset.of(parts, files)
 
 
 def _idx_file(folder: Path, stem: str) -> Path | None:
@@ -156,7 +168,7 @@ def _idx_file(folder: Path, stem: str) -> Path | None:
     return found[0] if found else None
 
 
-def _from_idx(folder: Path) -> Dataset:
+def _from_idx(folder: Path, files: tuple[str, ...]) -> Dataset:
     parts = {}
     for part, prefix in _IDX_PREFIXES.items():
         images, labels = _idx_file(folder, f"{prefix}-images"), _idx_file(folder, f"{prefix}-labels")
@@ -166,4 +178,4 @@ def _from_idx(folder: Path) -> Dataset:
             raise InputError(
                 f"images and labels for {prefix}", "images only", f"add {prefix}-labels-idx1-ubyte", str(folder)
             )
-    return Dataset(**parts)
+    return Dataset.of(parts, files)

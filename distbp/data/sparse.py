@@ -87,6 +87,11 @@ Matrix = np.ndarray | SparseRows
 """Features as they lie in memory or in a file."""
 
 
+def arrays_of(x: Matrix) -> tuple[np.ndarray, ...]:
+    """Return the arrays that hold the numbers of ``x``."""
+    return (x.data, x.indices, x.indptr) if isinstance(x, SparseRows) else (x,)
+
+
 def in_sequence(places: np.ndarray) -> np.ndarray | slice:
     """Return ``places``, as a slice if each is the one after that before it: an array need not be copied then."""
     if len(places) and places[-1] - places[0] == len(places) - 1 and (places[1:] > places[:-1]).all():

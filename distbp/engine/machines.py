@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +24,7 @@ from distbp.train.state import WEIGHTS, Copy
 from distbp.train.tree import SumProgram
 
 _PATIENCE = 10.0  # workers of other machines may take that many deadlines to evaluate
+_BUSY_S = 600.0  # work that says nothing of itself may last that long
 
 Messages = Sequence[tuple[int, np.ndarray]]
 """Arrays to send to workers, or to receive from them."""
@@ -139,6 +141,9 @@ class MachineExchange(Exchange):
     @property
     def shared_bytes(self) -> int:
         return self.arena.place.n_bytes
+
+    def busy(self) -> AbstractContextManager[None]:
+        return self.arena.pulse.kept_going(_BUSY_S)
 
     def watch(self, is_on: bool) -> None:
         pulse = self.arena.pulse

@@ -136,7 +136,7 @@ def unpack_rows(message: bytes) -> Dataset:
             x = arrays[f"{part}.x"]
         columns, targets = _columns(content["columns"]), _columns(content["targets"])
         parts[part] = HeldRows(x, y, content["where"], None, columns, targets, content["n_rows"], held, names)
-    return Dataset(**parts)
+    return Dataset.of(parts)
 
 
 def pack_result(result: Any) -> bytes:

@@ -70,6 +70,7 @@ class MpiGroup(MachineGroup):
 
     name = "mpi"
     no_recovery = "the others can go on only under mpirun --with-ft ulfm; start it so"
+    """Where ranks of this MPI cannot go on without one that dies: what to do about it."""
 
     def __init__(self, machines: tuple[int, ...] | None, deadline_s: float) -> None:
         super().__init__()
@@ -78,6 +79,8 @@ class MpiGroup(MachineGroup):
         self.status: int | None = None  # to exit with, once a rank was lost
         self.failures = (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED)
         self.has_ulfm = os.environ.get(_ULFM_VARIABLE) == "1"
+        if not MPI.Get_library_version().startswith("Open MPI v5"):
+            self.no_recovery = "the others can go on only with Open MPI 5; install openmpi in place of this MPI"
         self.comm = MPI.COMM_WORLD
         self.worker = self.comm.Get_rank()
         self.host = MPI.Get_processor_name()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -86,6 +86,10 @@ class Exchange(ABC):
         DifferenceError
             Where the machines see different weights.
         """
+
+    def busy(self) -> AbstractContextManager[None]:
+        """Let others see that this worker gets on, in work that may last and says nothing of itself."""
+        return nullcontext()
 
     def barrier(self) -> None:
         """Return when all workers have called this."""

@@ -180,7 +180,7 @@ class Run:
         self.pace = Pace(self.protection, group.brake, leads=group.worker == leader)
         self.fault = Fault.parse(self.protection.faults[0]) if self.protection.faults else None
         self.form = dataset.train.form
-        with blas_threads(recipe.blas_threads), np.errstate(all="ignore"):
+        with blas_threads(recipe.blas_threads), np.errstate(all="ignore"), self.exchange.busy():
             self.arithmetic = self._common_arithmetic(() if state is None else state.arithmetic)
             self.scaling = self._scaling(dataset.train, shards["train"])
             for part in shards.values():
@@ -335,7 +335,8 @@ class Run:
             self.history.append(self._record(epoch, seconds))
             self.hold_epoch(self.weights)
             if watcher:
-                watcher.epoch(self.history[-1])
+                with self.exchange.busy():
+                    watcher.epoch(self.history[-1])
             if stopper.is_best(self.history[-1]):
                 self.coordinator.keep()
                 self._keep(2 * (first + self.partition.epoch_steps) + 1, watcher, is_best=True)
@@ -378,7 +379,8 @@ class Run:
         self.exchange.barrier()
         self._pass("checkpoint", moment // 2)
         if watcher and (self.protection.keeps or not is_best):
-            watcher.checkpoint(self._state(copy).detached(), self.recipe, is_best=is_best)
+            with self.exchange.busy():
+                watcher.checkpoint(self._state(copy).detached(), self.recipe, is_best=is_best)
 
     def _state(self, copy: Copy) -> State:
         return replace(copy.state(self.history, self._train_seconds()), arithmetic=self.arithmetic, rows=self.rows)
@@ -413,7 +415,8 @@ class Run:
     def stop(self, step: int) -> None:
         """Raise StoppedError after ``step``: on all workers, or on the parameter server."""
         signal = self.group.brake.signal
-        cause = f"signal {signal}" if signal else "the time limit, or a signal to another worker"
+        others = ", or a signal to another worker" if self.group.n_workers > 1 else ""
+        cause = f"signal {signal}" if signal else f"the time limit{others}"
         error = StoppedError(f"stopped after step {step} of {self.n_steps}, by {cause}", signal)
         error.agreed = True
         if self.protection.is_interruptible:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from distbp.data import Dataset, Rows, load, precarious, same_source, split
+from distbp.data.dataset import MOST_BYTES
 from distbp.errors import DifferenceError, InputError, LostError, TrainingError
 from distbp.train.arithmetic import require_same
 from distbp.train.exchange import Group, Watcher
@@ -54,7 +55,7 @@ class Training:
                 if dataset is None:
                     with group.agreement():
                         dataset = self.rows()
-                    if self.is_whole:
+                    if self.is_whole and group.n_workers > 1:
                         _require_same(dataset, self._moment(state), group)
                 run = Run(self.recipe, dataset, group, protection, state, rows)
                 rows = run.rows
@@ -107,12 +108,18 @@ def _check_targets(rows: Rows, dtype: np.dtype[Any]) -> None:
 def _require_same(dataset: Dataset, moment: int, group: Group) -> None:
     """Raise InputError on all workers where one has other rows than the first, or goes on from another moment.
 
-    What is compared of the rows is a sample: rows beyond it that one worker alone has otherwise are not noticed.
+    Where all name files of one size and time, a sample of their rows is compared; else the rows, up to ``MOST_BYTES``.
     """
-    rows, where = dataset.digest(), dataset.train.where
-    first_rows, first_moment = json.loads(group.first(json.dumps([rows, moment])))
+    where = dataset.train.where
+    own = [dataset.digest(), *dataset.files]
+    told = [json.loads(text) for text in group.allgather_text(json.dumps([own, moment]))]
+    all_rows = [rows for rows, _ in told]
+    if all(rows[0] == own[0] for rows in all_rows) and not (dataset.files and all(rows == own for rows in all_rows)):
+        own = [dataset.digest(MOST_BYTES)]
+        all_rows = [json.loads(text) for text in group.allgather_text(json.dumps(own))]
+    first_rows, first_moment = all_rows[0], told[0][1]
     with group.agreement():
-        if rows != first_rows:
+        if own[0] != first_rows[0]:
             remedy = "read the same rows in the same order everywhere, and draw random ones with a seed"
             raise InputError("the same rows on all workers", "other rows than on worker 0", remedy, where)
         if moment != first_moment:

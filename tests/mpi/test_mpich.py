@@ -87,6 +87,12 @@ def test_what_a_killed_rank_leaves_goes_on_elsewhere_with_the_same_bits(environm
     assert metrics(run) == metrics(calm)
 
 
+def test_what_it_cannot_do_is_said_at_the_start(environment, recipe, tmp_path):
+    done = finish(start(environment, "train", recipe, "--epochs", 1, "--workers", 2, "--out", tmp_path / "run"))
+    said = "distbp: if a worker dies, the others can go on only with Open MPI 5; install openmpi in place of this MPI\n"
+    assert (done.returncode, done.stderr) == (0, said)
+
+
 def test_ctrl_c_stops_it_with_a_checkpoint(environment, long, tmp_path):
     process = start_training(environment, tmp_path / "run", long, "--workers", 2)
     process.send_signal(signal.SIGINT)

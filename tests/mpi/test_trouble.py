@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 from conftest import our_processes, ranks
 from hosts import Hosts
 from hosts import missing as hosts_missing
-from tests_support import COMMAND, RECIPE, distbp, finish, start, start_training, wait_for_line
+from tests_support import COMMAND, RECIPE, distbp, finish, start, start_training, under_mpirun, wait_for_line
 
 pytestmark = pytest.mark.timeout(400)
 LONG = RECIPE.replace("epochs: 3", "epochs: 100000")
@@ -72,11 +71,24 @@ def test_an_exception_on_one_rank_ends_all_with_its_traceback(tmp_path):
     assert done.stderr.count("Traceback") == 1
 
 
-def under_mpirun(n, *command):
-    beside = Path(sys.executable).parent / "mpirun"
-    mpirun = [str(beside) if beside.exists() else shutil.which("mpirun"), "-n", str(n), "--oversubscribe"]
-    words = [*mpirun, "--bind-to", "none", *map(str, command)]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+OTHER_ROWS = "expected the same rows on all workers; given other rows than on worker 0"
+
+
+def test_a_watcher_that_takes_its_time_loses_nobody(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "import time, distbp\n"
+        "class Slow(distbp.Watcher):\n"
+        "    def epoch(self, record):\n"
+        "        time.sleep(5)\n"
+        "    def recovered(self, lost, *_):\n"
+        "        print(lost)\n"
+        "digits, nn = distbp.load('digits'), distbp.nn\n"
+        "trainer = distbp.Trainer([nn.Dense(10), nn.Softmax()], epochs=2, shards=2, deadline_s=1)\n"
+        "outcome = trainer.fit(digits.train.x, digits.train.y, watcher=Slow())\n"
+        "print(outcome.workers, 'workers')\n"
+    )
+    done = finish(under_mpirun(2, sys.executable, tmp_path / "script.py", options=["--with-ft", "ulfm"]), 60)
+    assert (done.returncode, done.stdout.split()) == (0, ["2", "workers"] * 2), done.stderr
 
 
 def test_a_users_own_mpirun_needs_no_option(tmp_path):
@@ -196,6 +208,43 @@ def test_workers_that_hold_other_rows_are_refused(tmp_path):
     done = finish(under_mpirun(2, sys.executable, tmp_path / "script.py"), 40)
     assert done.returncode != 0
     assert "expected the same rows on all workers; given other rows than on worker 0" in done.stderr
+
+
+FILES = {
+    "one value, in a copy": ("x[77, 1] += 1e-9", OTHER_ROWS),
+    "one label, in a copy": ("y[77] = 1 - y[77]", OTHER_ROWS),
+    "one row less": ("x, y = x[1:], y[1:]", OTHER_ROWS),
+    "nothing, in a copy": ("", ""),
+    "a type": ("x = x.astype(np.float32)", OTHER_ROWS),
+}
+
+
+@pytest.mark.parametrize("machines", [[], ["--machines", "1+1"]], ids=["one machine", "two machines"])
+@pytest.mark.parametrize(("change", "said"), FILES.values(), ids=FILES)
+def test_workers_that_read_other_files_are_refused(tmp_path, change, said, machines):
+    """A relative path leads each of them to a file of its own, as on machines that share no disk."""
+    x = np.random.default_rng(0).standard_normal((200, 3))
+    y = (x[:, 0] > 0).astype(int)
+    for worker in (0, 1):
+        if worker:
+            names = {"x": x, "y": y, "np": np}
+            exec(change, names)
+            x, y = names["x"], names["y"]
+        (tmp_path / str(worker)).mkdir()
+        np.savez(tmp_path / str(worker) / "rows.npz", x=x, y=y)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("{data: {source: rows.npz}, model: [{dense: 2}, softmax], epochs: 1, shards: 2}")
+    script = 'cd "$0/$OMPI_COMM_WORLD_RANK" && exec "$@"'
+    words = ["bash", "-c", script, tmp_path, *COMMAND, "train", recipe, *machines, "--out", tmp_path / "run"]
+    started = time.monotonic()
+    done = finish(under_mpirun(2, *words), 60)
+    assert time.monotonic() - started < 30
+    if not said:
+        assert done.returncode == 0, done.stderr
+        return
+    assert done.returncode != 0
+    assert done.stderr.count(said) == 1
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.skipif(bool(hosts_missing()), reason=hosts_missing())

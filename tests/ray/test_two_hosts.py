@@ -7,8 +7,10 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import actors
 from hosts import Hosts
@@ -55,10 +57,9 @@ def raylets(hosts):
 
 def run(hosts, *words, **environment):
     command = hosts.command(0, *words)
-    done = subprocess.run(
+    return subprocess.run(
         command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, env=os.environ | environment
     )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @needs_ray
@@ -66,26 +67,50 @@ def run(hosts, *words, **environment):
 def test_ray_gives_the_same_bits_on_two_hosts(hosts, raylets, recipe, alone, tmp_path, coordinators):
     workers = 4 if coordinators == "all" else 3  # one host has room for two actors
     options = ["--address", raylets, "--workers", workers, "--calls", "graph", "--set", f"coordinators={coordinators}"]
-    run(hosts, *COMMAND, "train", recipe, *options, "--out", tmp_path / "run")
+    done = run(hosts, *COMMAND, "train", recipe, *options, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stdout + done.stderr
     assert result(tmp_path / "run")["weights_sha256"] == alone["weights_sha256"]
     assert result(tmp_path / "run")["workers"] == workers
 
 
-@pytest.mark.skipif(bool(sshd_missing()), reason=sshd_missing())
-def test_mpi_gives_the_same_bits_on_two_hosts(hosts, recipe, alone, tmp_path):
-    with Sshd(tmp_path / "ssh", hosts.addresses[1], 22, hosts.command(1)) as server:
-        hostfile = tmp_path / "hostfile"
+def run_ranks(hosts, folder, *words):
+    """Run a program on two ranks of each host."""
+    with Sshd(folder / "ssh", hosts.addresses[1], 22, hosts.command(1)) as server:
+        hostfile = folder / "hostfile"
         hostfile.write_text("".join(f"{address} slots=2\n" for address in hosts.addresses))
         mpirun = Path(sys.executable).parent / "mpirun"
         agent = " ".join(["ssh", *server.options])
         options = ["--hostfile", hostfile, "-n", 4, "--bind-to", "none", "--prtemca", "plm_ssh_agent", agent]
         network = hosts.addresses[0].rpartition(".")[0] + ".0/24"
-        run(
-            hosts, mpirun, *options, *COMMAND, "train", recipe, "--out", tmp_path / "run",
-            OMPI_MCA_btl_tcp_if_include=network, PRTE_MCA_prte_if_include=network,
-        )  # fmt: skip
+        variables = {"OMPI_MCA_btl_tcp_if_include": network, "PRTE_MCA_prte_if_include": network}
+        return run(hosts, mpirun, *options, *words, **variables)
+
+
+@pytest.mark.skipif(bool(sshd_missing()), reason=sshd_missing())
+def test_mpi_gives_the_same_bits_on_two_hosts(hosts, recipe, alone, tmp_path):
+    done = run_ranks(hosts, tmp_path, *COMMAND, "train", recipe, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stdout + done.stderr
     assert result(tmp_path / "run")["weights_sha256"] == alone["weights_sha256"]
     assert result(tmp_path / "run")["workers"] == 4
+
+
+@pytest.mark.skipif(bool(sshd_missing()), reason=sshd_missing())
+@pytest.mark.parametrize("kind", ["number", "content"])
+def test_rows_that_differ_between_hosts_are_refused_at_once(hosts, tmp_path, kind):
+    x = np.random.default_rng(0).standard_normal((200, 3))
+    y = (x[:, 0] > 0).astype(int)
+    for host in hosts.names:
+        (tmp_path / host).mkdir()
+        np.savez(tmp_path / host / "rows.npz", x=x, y=y)
+        x, y = (x[1:], y[1:]) if kind == "number" else (np.where(x == x[77, 1], 0.0, x), y)
+    (tmp_path / "recipe.yaml").write_text("{data: {source: rows.npz}, model: [{dense: 2}, softmax], shards: 4}")
+    script = 'cd "$0/$(hostname)" && exec "$@"'
+    started = time.monotonic()
+    words = [*COMMAND, "train", tmp_path / "recipe.yaml", "--out", tmp_path / "run"]
+    done = run_ranks(hosts, tmp_path, "bash", "-c", script, tmp_path, *words)
+    assert time.monotonic() - started < _TIMEOUT_S / 2
+    assert done.returncode not in (0, None)
+    assert done.stderr.count("expected the same rows on all workers; given other rows than on worker 0") == 1
 
 
 @needs_ray
