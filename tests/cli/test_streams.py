@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
-from tests_support import COMMAND, RECIPE, distbp
+from tests_support import COMMAND, RECIPE, distbp, finish, start
 
 FULL = Path("/dev/full")
 COMMANDS = {
@@ -119,3 +120,21 @@ def test_without_a_terminal_there_is_a_line_an_epoch(tmp_path):
     )
     assert done.stdout.count("epoch ") == 2
     assert "\x1b" not in done.stdout
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--epochs", "100000"]], ids=["help", "train"])
+def test_an_interrupt_at_the_start_leaves_no_traceback(words, tmp_path):
+    """Python's own start, before any line of ours, is left out: these tests wait until the package is imported."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == os.environ['INTERRUPT_AT']:\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+    )
+    for module in ["typer", "distbp.cli.train", *([] if words == ["--help"] else ["numpy", "distbp.train"])]:
+        environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+        done = finish(start(*words, env=environment | {"INTERRUPT_AT": module}, cwd=tmp_path), 60)
+        assert done.returncode in (-signal.SIGINT, 128 + signal.SIGINT), done.stderr
+        assert "Traceback" not in done.stderr
