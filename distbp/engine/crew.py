@@ -69,11 +69,17 @@ class Terms:
 
 @dataclass(frozen=True)
 class Member:
-    """An actor, the bundle of resources that it has, and what it says of itself."""
+    """An actor, the bundle of resources that it has, the node where that is, and what the actor says of itself."""
 
     actor: Any
     bundle: int
+    node: str
     hello: dict[str, Any]
+
+    @property
+    def machine(self) -> tuple[str, str]:
+        """What those share that share an arena."""
+        return self.node, self.hello["identity"]
 
 
 class Crew:
@@ -203,7 +209,8 @@ class Crew:
         They are then ready for ``renew``.
         """
         has_lost_server = self.has_server and self.n_actors - 1 in self.lost
-        if self.carrier is not None or self.is_orphan or has_lost_server:  # actors of a graph end with it
+        is_spread = self.carrier is not None or len({member.node for member in self.members}) > 1
+        if is_spread or has_lost_server or self.is_orphan:  # a machine may be lost, and its bundles with it
             return False
         self._look_for_recruits()
         kept = [worker for worker in range(self.n_actors) if worker not in self.lost]
@@ -240,7 +247,7 @@ class Crew:
                 continue
             self.recruits.remove(recruit)
             try:
-                self.arrived.append(Member(actor, bundle, json.loads(self.ray.get(call))))
+                self.arrived.append(Member(actor, bundle, self.nodes[bundle], json.loads(self.ray.get(call))))
             except self.ray.exceptions.RayError:
                 self.ray.kill(actor)
                 self.vacant.append(bundle)
@@ -249,32 +256,28 @@ class Crew:
 
     def _take_in(self, members: list[Member]) -> None:
         """Number ``members`` so that those of one machine are neighbours, the parameter server last."""
-        nodes = self.ray.util.placement_group_table(self.group)["bundles_to_node_id"]
-        places = [(nodes[member.bundle], member.hello["identity"]) for member in members]
-        server_place = places[-1] if self.has_server else None
-        order = sorted(dict.fromkeys(places), key=lambda place: place == server_place)
-        at = sorted(range(len(members)), key=lambda i: order.index(places[i]))  # keeps the order within a machine
+        machines = [member.machine for member in members]
+        of_server = machines[-1] if self.has_server else None
+        order = sorted(dict.fromkeys(machines), key=lambda machine: machine == of_server)
+        at = sorted(range(len(members)), key=lambda i: order.index(machines[i]))  # keeps the order within a machine
         self.members = [members[i] for i in at]
         self.actors = [member.actor for member in self.members]
         self.n_actors = len(members)
         self.workers = self.n_actors - self.has_server
         self.names = [f"{w} (machine {m.hello['host']}, process {m.hello['pid']})" for w, m in enumerate(self.members)]
         if self.terms.machines is None or sum(self.terms.machines) != self.workers:
-            self.machines = [places.count(place) for place in order]
+            self.machines = [machines.count(machine) for machine in order]
         else:
             self.machines = list(self.terms.machines)
             self.machines[-1] += self.has_server
 
     def _start(self) -> None:
         """Start the actors."""
-        nodes = self.ray.util.placement_group_table(self.group)["bundles_to_node_id"]
-        bundles = list(range(self.n_actors))
-        self.is_at_home = set(nodes.values()) == {self.ray.get_runtime_context().get_node_id()} and (
-            self.terms.machines is None
-        )
-        self.actors = [self._actor(bundle) for bundle in bundles]
-        hellos = self._hellos()
-        self._take_in([Member(*member) for member in zip(self.actors, bundles, hellos, strict=True)])
+        self.nodes: dict[int, str] = self.ray.util.placement_group_table(self.group)["bundles_to_node_id"]
+        own_node = self.ray.get_runtime_context().get_node_id()
+        self.is_at_home = set(self.nodes.values()) == {own_node} and self.terms.machines is None
+        self.actors = [self._actor(bundle) for bundle in range(self.n_actors)]
+        self._take_in([Member(self.actors[b], b, self.nodes[b], hello) for b, hello in enumerate(self._hellos())])
         own = versions()
         for name, member in zip(self.names, self.members, strict=True):
             for package, version in own.items():
