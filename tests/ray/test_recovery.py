@@ -50,7 +50,7 @@ def test_lost_actors_are_replaced(cluster, long, calm, tmp_path, victims, number
 
 
 def test_the_others_go_on_at_once_and_new_actors_join_them(cluster, long, tmp_path):
-    changes = ["--set", "epochs=400"]
+    changes = ["--set", "epochs=250"]
     distbp("train", long, "--engine", "local", *changes, "--out", tmp_path / "calm")
     process = start_training(tmp_path / "run", long, "--address", cluster.address, "--workers", 3, *changes)
     victim, *others = actors()
