@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -33,6 +34,24 @@ def driver_log() -> str:
     """Return the end of what Ray wrote about the newest driver, for the message of a test that fails."""
     logs = sorted(LOGS.glob("python-core-driver-*.log"), key=lambda path: path.stat().st_mtime)
     return "\n".join(logs[-1].read_text().splitlines()[-60:]) if logs else ""
+
+
+NAMED = """
+import json, sys
+import ray
+ray.init(address=sys.argv[1], logging_level="ERROR", log_to_driver=False)
+named = ray.util.list_named_actors(all_namespaces=True)
+hellos = {a["name"]: ray.get_actor(**a).hello.options(concurrency_group="ping").remote() for a in named}
+print(json.dumps({name: json.loads(ray.get(hello))["pid"] for name, hello in hellos.items()}))
+"""
+
+
+def named_actors(address: str) -> dict[str, int]:
+    """Return the process of each of our actors, by its name: "distbp worker 0", ..., "distbp parameter server"."""
+    words = [sys.executable, "-c", NAMED, address]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+    found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 class Cluster:

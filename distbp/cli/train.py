@@ -165,7 +165,7 @@ def train(
             )
             if send_data:
                 training = dataclasses.replace(training, dataset=load(recipe.data.source))
-        if isinstance(connected, Group) and not (connected.can_recover or connected.n_workers == 1 or quiet):
+        if isinstance(connected, Group) and connected.never_recovers and connected.n_workers > 1 and not quiet:
             connected.conclude(lambda: print(f"distbp: if a worker dies, {connected.no_recovery}", file=sys.stderr))
         output = output_of(connected, resume or out, name_of(recipe.data.source), keep, state)
         train_to_the_end(training, connected, output, every=None if quiet else every)

@@ -81,6 +81,7 @@ class MpiGroup(MachineGroup):
         self.has_ulfm = os.environ.get(_ULFM_VARIABLE) == "1"
         if not MPI.Get_library_version().startswith("Open MPI v5"):
             self.no_recovery = "the others can go on only with Open MPI 5; install openmpi in place of this MPI"
+            self.never_recovers = True
         self.comm = MPI.COMM_WORLD
         self.worker = self.comm.Get_rank()
         self.host = MPI.Get_processor_name()

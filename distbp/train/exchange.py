@@ -302,6 +302,8 @@ class Group(Engine):
     """Whether the others can go on when a worker is lost."""
     no_recovery = "the others cannot go on without it"
     """Why not, for a message."""
+    never_recovers = False
+    """Whether what carries its messages cannot go on without one of them, however it is started."""
     run: Rescuable | None = None
     """The run that is being done."""
 

@@ -10,7 +10,7 @@ import signal
 import psutil
 import pytest
 from conftest import actors
-from ray_cluster import Cluster, driver_log
+from ray_cluster import Cluster, driver_log, named_actors
 from tests_support import compare, distbp, finish, metrics, result, start_training
 
 from distbp.train.fault import PHASES
@@ -29,21 +29,21 @@ def cluster():
 
 
 LOSSES = {
-    "two of three": ([0, 2], signal.SIGKILL, []),
-    "one with a parameter server": ([3], signal.SIGKILL, ["--set", "coordinators=1"]),
-    "one that is stopped": ([1], signal.SIGSTOP, ["--deadline", 3]),
+    "two of three": (["worker 0", "worker 2"], signal.SIGKILL, []),
+    "the parameter server": (["parameter server"], signal.SIGKILL, ["--set", "coordinators=1"]),
+    "one that is stopped": (["worker 1"], signal.SIGSTOP, ["--deadline", 3]),
 }
 
 
 @pytest.mark.parametrize(("victims", "number", "options"), LOSSES.values(), ids=LOSSES)
 def test_lost_actors_are_replaced(cluster, long, calm, tmp_path, victims, number, options):
     process = start_training(tmp_path / "run", long, "--address", cluster.address, "--workers", 3, *options)
-    running = actors()
+    running = named_actors(cluster.address)
     for victim in victims:
-        running[victim].send_signal(number)
+        os.kill(running[f"distbp {victim}"], number)
     done = finish(process, 150)
     assert done.returncode == 0, done.stderr
-    assert f"process {running[victims[0]].pid})" in done.stdout
+    assert f"process {running[f'distbp {victims[0]}']})" in done.stdout
     assert "going on from step" in done.stdout
     compare(result(tmp_path / "run"), result(calm))
     assert metrics(tmp_path / "run") == metrics(calm)
