@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -124,6 +125,8 @@ def launch(
         with kept_on_loopback(child.pid):
             code = child.wait()
     finally:
+        # An mpirun that was killed leaves this behind; one that gets the same number later would not start.
+        shutil.rmtree(Path(tempfile.gettempdir()) / f"ompi.{child.pid}", ignore_errors=True)
         for number, handler in kept.items():
             signal.signal(number, handler)
     said = os.pread(status, 16, 0)

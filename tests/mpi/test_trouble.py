@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from conftest import our_processes, ranks
 from hosts import Hosts
@@ -46,6 +48,18 @@ def test_the_death_of_the_launcher_ends_the_run(recipe, tmp_path):
     process.kill()
     process.communicate(timeout=60)
     deadline = time.monotonic() + 150
+    while our_processes() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not our_processes()
+
+
+def test_an_mpirun_that_is_killed_leaves_nothing_that_would_be_in_the_way_of_another(recipe, tmp_path):
+    process = training(recipe, tmp_path)
+    (mpirun,) = psutil.Process(process.pid).children()
+    mpirun.kill()
+    assert finish(process, 60).returncode not in (0, None)
+    assert not (Path(tempfile.gettempdir()) / f"ompi.{mpirun.pid}").exists()
+    deadline = time.monotonic() + 60
     while our_processes() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not our_processes()
