@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from distbp.errors import InputError
+from distbp.wording import megabytes
 
 
 def available_bytes() -> int:
@@ -34,8 +35,8 @@ def require_room(n_bytes: int, what: str) -> None:
     available = available_bytes()
     if n_bytes > available:
         raise InputError(
-            f"room for {what}: {n_bytes / 1e6:,.0f} MB",
-            f"{available / 1e6:,.0f} MB of memory available",
+            f"room for {what}: {megabytes(n_bytes)}",
+            f"{megabytes(available)} of memory available",
             "make the network smaller, or use fewer workers a machine",
         )
 
@@ -44,7 +45,7 @@ def require_room_for_file(n_bytes: int, path: Path) -> None:
     """Raise InputError where the ``n_bytes`` that ``path`` unpacks to are more than there is memory for."""
     available = available_bytes()
     if n_bytes > available:
-        given, room = f"{n_bytes / 1e6:,.0f} MB once unpacked", f"{available / 1e6:,.0f} MB of memory"
+        given, room = f"{megabytes(n_bytes)} once unpacked", f"{megabytes(available)} of memory"
         remedy = "use .npy files, which are mapped"
         raise InputError(f"a file for which there is room, {room}", given, remedy, str(path))
 

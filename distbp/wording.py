@@ -24,3 +24,8 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def megabytes(n_bytes: int) -> str:
+    """Return a size for a message, however large a file or a recipe says that it is."""
+    return f"{n_bytes / 1e6:,.0f} MB" if n_bytes < 1 << 80 else "more MB than there are"

@@ -27,6 +27,7 @@ from distbp.cli.recipe_file import read_recipe
 from distbp.data import RowForm, load
 from distbp.data.idx import read_idx
 from distbp.data.sources import read_npy, read_npz
+from distbp.memory import require_room
 from distbp.train import tensor_file
 from distbp.train.checkpoint import load_checkpoint, to_bytes
 from distbp.train.state import Ledger, State
@@ -199,6 +200,10 @@ HOSTILE = {
     "npz with a file that is no array": (read_npz, archive({"x": b"text", "y.npy": npy()})),
     "idx with a huge shape": (read_idx, struct.pack(">HBBII", 0, 14, 2, 1 << 31, 1 << 31)),
     "idx with many dimensions": (read_idx, struct.pack(">HBB", 0, 8, 255) + b"\xff" * 1020),
+    "idx.gz with many dimensions": (
+        read_idx,
+        gzip.compress(struct.pack(">HBB", 0, 8, 255) + b"\xff" * 1020 + bytes(9)),
+    ),
     "idx with more dimensions than NumPy has": (read_idx, struct.pack(">HBB", 0, 8, 255) + bytes(1020)),
     "idx with a huge shape of nothing": (read_idx, struct.pack(">HBB4I", 0, 14, 4, 0, *[(1 << 32) - 1] * 3)),
     "recipe of many lists": (lambda path: read_recipe(path, []), b"model: " + b"[" * 5000),
@@ -225,3 +230,9 @@ def test_an_npz_file_larger_than_memory_once_unpacked_is_refused_before_it_is(tm
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 1 << 22}))
     with pytest.raises(InputError, match="17 MB once unpacked"):
         load(str(path))
+
+
+def test_a_size_that_no_machine_has_is_refused():
+    """As of a recipe that asks for so many units."""
+    with pytest.raises(InputError, match="more MB than there are"):
+        require_room(10**400, "weights and gradients")

@@ -26,6 +26,7 @@ from distbp.train.evaluator import TALLY
 from distbp.train.phases import Phases
 from distbp.train.plan import Plan
 from distbp.train.state import Copy
+from distbp.wording import megabytes
 
 _PAGE_BYTES = 4096
 TABLE_COLUMNS = 64
@@ -78,7 +79,7 @@ def reserve(n_bytes: int) -> int:
     except OSError as error:
         os.close(handle)
         raise InputError(
-            f"room for the arena that the workers of this machine share: {n_bytes / 1e6:,.0f} MB",
+            f"room for the arena that the workers of this machine share: {megabytes(n_bytes)}",
             f"a refusal ({error.strerror})",
             "make the network smaller, or use fewer workers a machine",
         ) from None
