@@ -27,7 +27,7 @@ def metrics(tally: np.ndarray, loss: Loss) -> dict[str, Any]:
 
 def total_loss(losses: np.ndarray) -> float:
     """Return the sum of the losses of some rows, in float64."""
-    return float(np.add.reduce(losses.astype(np.float64)))
+    return float(sum(losses.tolist()))  # for few rows faster than NumPy
 
 
 class Evaluator:

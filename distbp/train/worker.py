@@ -188,7 +188,7 @@ class Worker:
             self.stacked[rows] = self.network.gradient(views)
         self.network.use(self.stacked[rows])
         self.network.stack(len(shards))
-        losses = self.loss.forward(self.network.logits(x), t).astype(np.float64)
+        losses = self.loss.forward(self.network.logits(x), t)
         self.phases.lap("forward")
         self.network.backward(self.loss.dz[: len(x)])
         self.phases.lap("backward")
